@@ -1,0 +1,7 @@
+//! Text to image on a plain CPU.
+
+#![deny(unsafe_code)]
+
+mod error;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,262 @@
+//! [`Cpu`]: the one handle that every operation takes.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::aligned::{AlignedBuf, Allocator, Element, SystemAllocator};
+use crate::error::{KernelError, Result};
+use crate::isa::Isa;
+use crate::threads::{ParallelFor, Serial};
+
+/// A flag that ends running work from any thread. Clones share the flag.
+#[derive(Debug, Clone, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that is not set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks the work that polls this token to end soon.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Makes the token usable again.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Counts what the linears did: multiply-accumulates and the wall time that they took.
+#[derive(Debug, Default)]
+pub struct Meter {
+    macs: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+impl Meter {
+    /// Multiply-accumulates so far.
+    pub fn macs(&self) -> u64 {
+        self.macs.load(Ordering::Relaxed)
+    }
+
+    /// Wall time spent in linears so far.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn add(&self, macs: u64, elapsed: Duration) {
+        self.macs.fetch_add(macs, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+/// What to compute with: the instruction set, the threads, where buffers come from, and when to stop.
+///
+/// Cheap to clone. Results never depend on the threads.
+#[derive(Clone)]
+pub struct Cpu {
+    isa: Isa,
+    threads: Arc<dyn ParallelFor>,
+    allocator: Arc<dyn Allocator>,
+    cancel: CancelToken,
+    meter: Option<Arc<Meter>>,
+}
+
+impl fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cpu").field("isa", &self.isa.name()).field("threads", &self.threads.threads()).finish()
+    }
+}
+
+impl Cpu {
+    /// This instruction set on the caller's thread alone.
+    pub fn new(isa: Isa) -> Self {
+        Self {
+            isa,
+            threads: Arc::new(Serial),
+            allocator: Arc::new(SystemAllocator),
+            cancel: CancelToken::new(),
+            meter: None,
+        }
+    }
+
+    /// The same with these threads.
+    pub fn with_threads(self, threads: Arc<dyn ParallelFor>) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// The same with this source of large buffers.
+    pub fn with_allocator(self, allocator: Arc<dyn Allocator>) -> Self {
+        Self { allocator, ..self }
+    }
+
+    /// The same, polling this token.
+    pub fn with_cancel(self, cancel: CancelToken) -> Self {
+        Self { cancel, ..self }
+    }
+
+    /// The same, counting into this meter.
+    pub fn with_meter(self, meter: Arc<Meter>) -> Self {
+        Self { meter: Some(meter), ..self }
+    }
+
+    /// The instruction set that kernels use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// How many threads work at once.
+    pub fn threads(&self) -> usize {
+        self.threads.threads().max(1)
+    }
+
+    pub(crate) fn meter(&self) -> Option<&Meter> {
+        self.meter.as_deref()
+    }
+
+    /// Fails when the cancel token is set.
+    ///
+    /// # Errors
+    /// [`KernelError::Cancelled`].
+    pub fn check(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(KernelError::Cancelled) } else { Ok(()) }
+    }
+
+    /// A zeroed buffer from this handle's allocator.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn buffer<T: Element>(&self, len: usize) -> Result<AlignedBuf<T>> {
+        AlignedBuf::zeroed(&self.allocator, len)
+    }
+
+    /// Works `items` off on all threads, each item once; every thread that joins makes one state with `init`.
+    /// The cancel token is polled before each item.
+    ///
+    /// # Errors
+    /// The first error of `init` or `body`, or [`KernelError::Cancelled`].
+    pub fn for_each<I: Send, S>(
+        &self,
+        items: Vec<I>,
+        init: impl Fn() -> Result<S> + Sync,
+        body: impl Fn(&mut S, I) -> Result<()> + Sync,
+    ) -> Result<()> {
+        self.check()?;
+        let workers = self.threads().min(items.len());
+        if workers <= 1 {
+            let mut state = if items.is_empty() { return Ok(()) } else { init()? };
+            return items.into_iter().try_for_each(|item| self.check().and_then(|()| body(&mut state, item)));
+        }
+        let slots: Vec<Mutex<Option<I>>> = items.into_iter().map(|i| Mutex::new(Some(i))).collect();
+        let next = AtomicUsize::new(0);
+        let failure: Mutex<Option<KernelError>> = Mutex::new(None);
+        let work = || -> Result<()> {
+            let mut state = None;
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(slot) = slots.get(index) else { return Ok(()) };
+                self.check()?;
+                let item = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(item) = item {
+                    let state = match &mut state {
+                        Some(state) => state,
+                        none => none.insert(init()?),
+                    };
+                    body(state, item)?;
+                }
+            }
+        };
+        let guarded = || {
+            if let Err(error) = work() {
+                // the others stop at their next item
+                next.store(slots.len(), Ordering::Relaxed);
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        };
+        self.threads.parallel_for(workers, &|_| guarded());
+        // a host that ran fewer bodies than asked leaves work over
+        guarded();
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::threads::RayonThreads;
+
+    struct Lazy;
+    impl ParallelFor for Lazy {
+        fn threads(&self) -> usize {
+            4
+        }
+        fn parallel_for(&self, _: usize, _: &(dyn Fn(usize) + Sync)) {}
+    }
+
+    struct Eager;
+    impl ParallelFor for Eager {
+        fn threads(&self) -> usize {
+            2
+        }
+        fn parallel_for(&self, count: usize, body: &(dyn Fn(usize) + Sync)) {
+            std::thread::scope(|s| (0..3 * count).for_each(|i| drop(s.spawn(move || body(i % 2)))));
+        }
+    }
+
+    fn sum_over(threads: Arc<dyn ParallelFor>) -> u64 {
+        let cpu = Cpu::new(Isa::best()).with_threads(threads);
+        let sum = AtomicU64::new(0);
+        let add = |_: &mut (), i: u64| {
+            sum.fetch_add(i, Ordering::Relaxed);
+            Ok(())
+        };
+        cpu.for_each((0..1000u64).collect(), || Ok(()), add).unwrap();
+        sum.into_inner()
+    }
+
+    #[test]
+    fn every_item_runs_once_whatever_the_host_does() {
+        for threads in [
+            Arc::new(Serial) as Arc<dyn ParallelFor>,
+            Arc::new(Lazy),
+            Arc::new(Eager),
+            Arc::new(RayonThreads::new(3).unwrap()),
+        ] {
+            assert_eq!(sum_over(threads), 499_500);
+        }
+    }
+
+    #[test]
+    fn cancel_stops_the_rest() {
+        let token = CancelToken::new();
+        let cpu = Cpu::new(Isa::best()).with_cancel(token.clone());
+        let mut done = 0;
+        let counter = Mutex::new(&mut done);
+        let result = cpu.for_each(
+            (0..10).collect(),
+            || Ok(()),
+            |(), i| {
+                **counter.lock().unwrap() += 1;
+                if i == 3 {
+                    token.cancel();
+                }
+                Ok(())
+            },
+        );
+        assert_eq!(result, Err(KernelError::Cancelled));
+        assert_eq!(done, 4);
+    }
+}
