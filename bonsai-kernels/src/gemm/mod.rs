@@ -1,0 +1,109 @@
+//! Activations times weights, for every kind of weights: `y[M, N] = x[M, K] * w[N, K]^T`.
+
+mod driver;
+mod epilogue;
+mod f32_kernel;
+mod microkernel;
+pub mod reference;
+
+pub use epilogue::Epilogue;
+
+use ndarray::{ArrayView2, ArrayViewMut2};
+
+use crate::error::Result;
+use crate::isa::{Isa, dispatch};
+use crate::weights::{Weights, each_kind};
+use crate::Cpu;
+use f32_kernel::F32Kernel;
+use microkernel::Microkernel;
+
+/// How activations enter a linear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ActivationPrecision {
+    /// As they are. The error of a result is that of an f32 sum.
+    #[default]
+    F32,
+}
+
+impl ActivationPrecision {
+    /// All precisions.
+    pub const ALL: &'static [Self] = &[Self::F32];
+
+    /// `f32`
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// Rows of activations `[M, K]`, prepared once for all linears that read them.
+pub struct Activations {
+    rows: driver::PreparedRows<f32>,
+    isa: Isa,
+}
+
+impl Activations {
+    /// Prepares `x` `[M, K]`, whose rows are contiguous.
+    ///
+    /// # Errors
+    /// When the buffer can't be had, or the work was cancelled.
+    pub fn prepare(cpu: &Cpu, x: ArrayView2<'_, f32>, precision: ActivationPrecision) -> Result<Self> {
+        let isa = cpu.isa();
+        match precision {
+            ActivationPrecision::F32 => {
+                let rows = dispatch!(isa, t => {
+                    driver::prepare::<crate::weights::DenseWeights, _>(cpu, F32Kernel(t), x)?
+                });
+                Ok(Self { rows, isa })
+            }
+        }
+    }
+
+    /// `out = epilogue(self * weights^T)`, `out` `[M, N]` with contiguous rows.
+    ///
+    /// # Errors
+    /// When a buffer can't be had, or the work was cancelled (`out` is then partly written).
+    ///
+    /// # Panics
+    /// When the shapes don't fit, or `cpu` has another instruction set than these rows were prepared for.
+    pub fn matmul(
+        &self,
+        cpu: &Cpu,
+        weights: &Weights,
+        out: ArrayViewMut2<'_, f32>,
+        epilogue: Epilogue<'_>,
+    ) -> Result<()> {
+        assert_eq!(self.isa, cpu.isa(), "activations were prepared for another instruction set");
+        assert_eq!(self.rows.cols, weights.cols(), "inputs of a GEMM");
+        dispatch!(cpu.isa(), t => each_kind!(weights, w => {
+            driver::drive(cpu, F32Kernel(t), &self.rows, w, w.rows(), out, epilogue)
+        }))
+    }
+}
+
+/// `out = epilogue(x * weights^T)` for rows that only one linear reads; see [`Activations::matmul`].
+///
+/// # Errors
+/// When a buffer can't be had, or the work was cancelled.
+///
+/// # Panics
+/// When the shapes don't fit.
+pub fn matmul(
+    cpu: &Cpu,
+    x: ArrayView2<'_, f32>,
+    weights: &Weights,
+    out: ArrayViewMut2<'_, f32>,
+    epilogue: Epilogue<'_>,
+) -> Result<()> {
+    Activations::prepare(cpu, x, ActivationPrecision::F32)?.matmul(cpu, weights, out, epilogue)
+}
+
+/// Name of the kernel that multiplies these weights: instruction set, activations and tile.
+pub fn kernel_name(isa: Isa, weights: &Weights) -> String {
+    fn describe<W, K: Microkernel<W>>(kernel: K, _: &W) -> String {
+        format!("{}-f32-{}x{}", K::NAME, K::MR, kernel.width(usize::MAX))
+    }
+    dispatch!(isa, t => each_kind!(weights, w => describe(F32Kernel(t), w)))
+}

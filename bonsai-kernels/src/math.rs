@@ -1,0 +1,83 @@
+//! Scalar bodies that become vector code inside a [`Token::run`](crate::Token::run).
+
+use crate::isa::Token;
+
+/// `a * b + c`, fused where that is one instruction.
+#[inline(always)]
+pub(crate) fn mul_add<T: Token>(a: f32, b: f32, c: f32) -> f32 {
+    if T::FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// `e^x` within 2 ULP for x in -87..=88; 0 below -87, `e^88` above 88, NaN for NaN.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2` (ln 2 in two parts), `e^r` by the degree-7 polynomial of the Cephes
+/// library's `expf`, times `2^n` through the exponent bits.
+#[inline(always)]
+pub(crate) fn exp<T: Token>(x: f32) -> f32 {
+    const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // adding it rounds to an integer that then stands in the low bits
+    const ROUNDER: f32 = 12_582_912.0;
+    let clamped = if x > 88.0 { 88.0 } else if x < -87.0 { -87.0 } else { x };
+    let shifted = mul_add::<T>(clamped, LOG2_E, ROUNDER);
+    let n = shifted - ROUNDER;
+    let r = mul_add::<T>(n, -LN_2_LOW, mul_add::<T>(n, -LN_2_HIGH, clamped));
+    let mut p = 1.987_569_2e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        p = mul_add::<T>(p, r, c);
+    }
+    let p = mul_add::<T>(p * r, r, r) + 1.0;
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if x < -87.0 { 0.0 } else { p * power }
+}
+
+/// `x / (1 + e^-x)`
+#[inline(always)]
+pub(crate) fn silu<T: Token>(x: f32) -> f32 {
+    x / (1.0 + exp::<T>(-x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::{Isa, dispatch};
+
+    fn ulp_error(got: f32, want: f64) -> f64 {
+        let ulp = f64::from((want as f32).to_bits().wrapping_add(1)).max(1.0);
+        let spacing = f64::from(f32::from_bits(ulp as u32)) - f64::from(f32::from_bits(ulp as u32 - 1));
+        ((f64::from(got) - want) / spacing).abs()
+    }
+
+    fn exp_of<T: Token>(token: T, x: &[f32]) -> Vec<f32> {
+        let mut y = x.to_vec();
+        token.run(|| y.iter_mut().for_each(|v| *v = exp::<T>(*v)));
+        y
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp_on_every_isa() {
+        let x: Vec<f32> = (0..400_000).map(|i| -86.9 + 174.8 * i as f32 / 400_000.0).collect();
+        for isa in Isa::available() {
+            let y = dispatch!(isa, t => exp_of(t, &x));
+            let worst = x.iter().zip(&y).map(|(&x, &y)| ulp_error(y, f64::from(x).exp())).fold(0.0, f64::max);
+            assert!(worst <= 2.0, "{}: {worst} ULP", isa.name());
+        }
+    }
+
+    #[test]
+    fn exp_at_the_edges() {
+        for isa in Isa::available() {
+            let y = dispatch!(isa, t => exp_of(t, &[f32::NEG_INFINITY, -1e30, -88.0, 0.0, 1e30, f32::NAN]));
+            assert_eq!(y[..4], [0.0, 0.0, 0.0, 1.0]);
+            assert!(y[4].is_finite() && y[4] > 1e38 && y[5].is_nan(), "{y:?}");
+        }
+    }
+
+    #[test]
+    fn silu_of_extremes() {
+        assert_eq!(silu::<crate::Portable>(0.0), 0.0);
+        assert!(silu::<crate::Portable>(-1e9).abs() < 1e-20);
+        assert_eq!(silu::<crate::Portable>(1e9), 1e9);
+    }
+}

@@ -1,0 +1,207 @@
+//! Layer norm with modulation, RMS norm, group norm statistics. Statistics are summed in f64.
+
+use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, Axis};
+
+use crate::Cpu;
+use crate::error::Result;
+use crate::isa::{Token, dispatch};
+use crate::rows::{for_each_row_block, row_of, row_of_mut};
+
+/// `out = (x - mean) / sqrt(var + eps) * (1 + scale) + shift` for each row; population variance over the row.
+///
+/// `x`, `out`: `[tokens, channels]`; `shift`, `scale`: `[channels]`.
+///
+/// # Errors
+/// When the work was cancelled.
+pub fn layer_norm_modulate(
+    cpu: &Cpu,
+    x: ArrayView2<'_, f32>,
+    eps: f32,
+    shift: &[f32],
+    scale: &[f32],
+    out: ArrayViewMut2<'_, f32>,
+) -> Result<()> {
+    assert_eq!(x.dim(), out.dim(), "shapes of a layer norm");
+    assert!(shift.len() == x.ncols() && scale.len() == x.ncols(), "length of a modulation");
+    for_each_row_block(cpu, out, |first, mut rows| {
+        for i in 0..rows.nrows() {
+            let (x, out) = (row_of(&x, first + i), row_of_mut(&mut rows, i));
+            dispatch!(cpu.isa(), t => t.run(|| layer_norm_row(x, eps, shift, scale, out)));
+        }
+    })
+}
+
+#[inline(always)]
+fn layer_norm_row(x: &[f32], eps: f32, shift: &[f32], scale: &[f32], out: &mut [f32]) {
+    let n = x.len() as f64;
+    let mean = sum_f64(x, |v| v) / n;
+    let variance = sum_f64(x, |v| (v - mean) * (v - mean)) / n;
+    let (mean, rstd) = (mean as f32, (1.0 / (variance + f64::from(eps)).sqrt()) as f32);
+    for i in 0..out.len() {
+        out[i] = (x[i] - mean) * rstd * (1.0 + scale[i]) + shift[i];
+    }
+}
+
+/// The sum of `f` over `x`, in f64 and in eight lanes so that it becomes vector code.
+#[inline(always)]
+fn sum_f64(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    let (blocks, tail) = x.as_chunks::<8>();
+    let mut lanes = [0.0f64; 8];
+    for block in blocks {
+        for i in 0..8 {
+            lanes[i] += f(f64::from(block[i]));
+        }
+    }
+    lanes.iter().sum::<f64>() + tail.iter().map(|&v| f(f64::from(v))).sum::<f64>()
+}
+
+/// `out = x / sqrt(mean(x^2) + eps) * weight` for each row.
+///
+/// `x`, `out`: `[tokens, channels]`; `weight`: `[channels]`.
+///
+/// # Errors
+/// When the work was cancelled.
+pub fn rms_norm(
+    cpu: &Cpu,
+    x: ArrayView2<'_, f32>,
+    eps: f32,
+    weight: &[f32],
+    out: ArrayViewMut2<'_, f32>,
+) -> Result<()> {
+    assert_eq!(x.dim(), out.dim(), "shapes of an RMS norm");
+    assert_eq!(weight.len(), x.ncols(), "length of an RMS norm's weight");
+    for_each_row_block(cpu, out, |first, mut rows| {
+        for i in 0..rows.nrows() {
+            let out = row_of_mut(&mut rows, i);
+            out.copy_from_slice(row_of(&x, first + i));
+            dispatch!(cpu.isa(), t => t.run(|| rms_norm_row(out, eps, weight)));
+        }
+    })
+}
+
+/// RMS norm of each head of each row, in place: `x` `[tokens, heads * head_dim]`, `weight` `[head_dim]`.
+///
+/// # Errors
+/// When the work was cancelled.
+pub fn rms_norm_heads(cpu: &Cpu, x: ArrayViewMut2<'_, f32>, eps: f32, weight: &[f32]) -> Result<()> {
+    assert!(x.ncols().is_multiple_of(weight.len()), "{} channels in heads of {}", x.ncols(), weight.len());
+    for_each_row_block(cpu, x, |_, mut rows| {
+        for i in 0..rows.nrows() {
+            for head in row_of_mut(&mut rows, i).chunks_exact_mut(weight.len()) {
+                dispatch!(cpu.isa(), t => t.run(|| rms_norm_row(head, eps, weight)));
+            }
+        }
+    })
+}
+
+#[inline(always)]
+fn rms_norm_row(x: &mut [f32], eps: f32, weight: &[f32]) {
+    let mean_square = sum_f64(x, |v| v * v) / x.len() as f64;
+    let rstd = (1.0 / (mean_square + f64::from(eps)).sqrt()) as f32;
+    for (v, w) in x.iter_mut().zip(weight) {
+        *v = *v * rstd * w;
+    }
+}
+
+/// Group norm as one affine map for each channel: `(x - mean[c]) * scale[c] + bias[c]`.
+#[derive(Debug, Clone)]
+pub struct ChannelAffine {
+    /// Mean of the channel's group.
+    pub mean: Vec<f32>,
+    /// Weight of the channel over the standard deviation of its group.
+    pub scale: Vec<f32>,
+    /// Bias of the channel.
+    pub bias: Vec<f32>,
+}
+
+/// Statistics of `groups` groups of neighbouring channels over a whole picture `x` `[height, width, channels]`,
+/// joined with the norm's `weight` and `bias` `[channels]`.
+///
+/// # Errors
+/// When the work was cancelled.
+///
+/// # Panics
+/// When the channels are not a multiple of `groups`.
+pub fn group_norm(
+    cpu: &Cpu,
+    x: ArrayView3<'_, f32>,
+    groups: usize,
+    eps: f32,
+    weight: &[f32],
+    bias: &[f32],
+) -> Result<ChannelAffine> {
+    let (height, width, channels) = x.dim();
+    assert!(groups > 0 && channels.is_multiple_of(groups), "{channels} channels in {groups} groups");
+    assert!(weight.len() == channels && bias.len() == channels, "length of a group norm's weight");
+    let x = x.as_slice().expect("pictures are contiguous");
+    // blocks are fixed by the shape, so that sums do not depend on the threads
+    let block = (1usize << 16).next_multiple_of(channels.max(1));
+    let mut partial = vec![[0.0f64; 2]; x.len().div_ceil(block) * channels];
+    let items = x.chunks(block).zip(partial.chunks_mut(channels)).collect();
+    cpu.for_each(
+        items,
+        || Ok(()),
+        |(), (x, sums)| {
+            dispatch!(cpu.isa(), t => t.run(|| channel_sums(x, sums)));
+            Ok(())
+        },
+    )?;
+    let per_group = channels / groups;
+    let count = (height * width * per_group) as f64;
+    let mut affine = ChannelAffine { mean: vec![], scale: vec![], bias: bias.to_vec() };
+    for group in 0..groups {
+        let of_group = group * per_group..(group + 1) * per_group;
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for sums in partial.chunks(channels) {
+            for [s, q] in &sums[of_group.clone()] {
+                sum += s;
+                squares += q;
+            }
+        }
+        let mean = sum / count;
+        let variance = (squares / count - mean * mean).max(0.0);
+        let rstd = 1.0 / (variance + f64::from(eps)).sqrt();
+        for channel in of_group {
+            affine.mean.push(mean as f32);
+            affine.scale.push((rstd * f64::from(weight[channel])) as f32);
+        }
+    }
+    Ok(affine)
+}
+
+#[inline(always)]
+fn channel_sums(x: &[f32], sums: &mut [[f64; 2]]) {
+    for pixel in x.chunks_exact(sums.len()) {
+        for (sums, &v) in sums.iter_mut().zip(pixel) {
+            let v = f64::from(v);
+            sums[0] += v;
+            sums[1] += v * v;
+        }
+    }
+}
+
+impl ChannelAffine {
+    /// Applies the map to every pixel: `x`, `out` `[pixels, channels]`.
+    ///
+    /// # Errors
+    /// When the work was cancelled.
+    pub fn apply(&self, cpu: &Cpu, x: ArrayView2<'_, f32>, out: ArrayViewMut2<'_, f32>) -> Result<()> {
+        assert_eq!(x.dim(), out.dim(), "shapes of a group norm");
+        assert_eq!(x.len_of(Axis(1)), self.mean.len(), "channels of a group norm");
+        for_each_row_block(cpu, out, |first, mut rows| {
+            for i in 0..rows.nrows() {
+                let (x, out) = (row_of(&x, first + i), row_of_mut(&mut rows, i));
+                dispatch!(cpu.isa(), t => t.run(|| self.apply_pixel(t, x, out)));
+            }
+        })
+    }
+
+    #[inline(always)]
+    pub(crate) fn apply_pixel<T: Token>(&self, _: T, x: &[f32], out: &mut [f32]) {
+        let n = out.len();
+        let (x, mean, scale, bias) = (&x[..n], &self.mean[..n], &self.scale[..n], &self.bias[..n]);
+        for i in 0..n {
+            out[i] = (x[i] - mean[i]) * scale[i] + bias[i];
+        }
+    }
+}

@@ -1,0 +1,112 @@
+use super::SizeError;
+use super::half_float::{bf16_to_f32, f16_to_f32};
+use crate::SharedBytes;
+
+/// How a float is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FloatType {
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// IEEE single.
+    F32,
+}
+
+impl FloatType {
+    /// `f16`, `bf16` or `f32`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+
+    /// Bytes of one value.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+/// Stored floats, times a power of two: one for each group of one matrix.
+#[derive(Debug, Clone)]
+pub struct Scales {
+    bytes: SharedBytes,
+    float_type: FloatType,
+    multiplier: f32,
+}
+
+impl Scales {
+    /// Little-endian floats as they stand in a file. `multiplier` is applied to each on reading; a power of two keeps
+    /// it exact.
+    pub fn new(bytes: SharedBytes, float_type: FloatType, multiplier: f32) -> Self {
+        Self { bytes, float_type, multiplier }
+    }
+
+    /// f32 values.
+    pub fn from_f32(values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self::new(SharedBytes::from_vec(bytes), FloatType::F32, 1.0)
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.float_type.size()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How the values are stored.
+    pub fn float_type(&self) -> FloatType {
+        self.float_type
+    }
+
+    pub(crate) fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Value `index`.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[inline(always)]
+    pub fn get(&self, index: usize) -> f32 {
+        let bytes = self.bytes.as_slice();
+        let value = match self.float_type {
+            FloatType::F16 => f16_to_f32(u16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).into()),
+            FloatType::Bf16 => bf16_to_f32(u16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).into()),
+            FloatType::F32 => {
+                let at = 4 * index;
+                f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+            }
+        };
+        value * self.multiplier
+    }
+
+    /// All values in order.
+    pub fn iter(&self) -> impl Iterator<Item = f32> + '_ {
+        (0..self.len()).map(|i| self.get(i))
+    }
+
+    pub(crate) fn expect_len(&self, what: &'static str, values: usize) -> Result<(), SizeError> {
+        let expected = values.saturating_mul(self.float_type.size());
+        if self.bytes.len() == expected {
+            Ok(())
+        } else {
+            Err(SizeError { what, expected, found: self.bytes.len() })
+        }
+    }
+
+    pub(crate) fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        let size = self.float_type.size();
+        let bytes = self.bytes.slice(range.start * size..range.end * size);
+        Self { bytes: bytes.expect("rows were checked against the matrix"), ..self.clone() }
+    }
+}

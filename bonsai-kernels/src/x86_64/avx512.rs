@@ -1,0 +1,64 @@
+//! AVX-512 tile: 6 rows by up to 4 vectors, 24 sums in registers.
+#![expect(unsafe_code, reason = "loads and stores of vectors")]
+
+use std::arch::x86_64::*;
+
+use crate::isa::Avx512;
+use crate::tile::{F32Tile, check_tile};
+
+const MR: usize = 6;
+const LANES: usize = 16;
+
+impl F32Tile for Avx512 {
+    const MR: usize = MR;
+    const WIDTHS: &'static [usize] = &[LANES, 2 * LANES, 4 * LANES];
+
+    #[inline]
+    fn tile(self, width: usize, depth: usize, rows: &[f32], row_stride: usize, panel: &[f32], acc: &mut [f32]) {
+        check_tile(MR, width, depth, rows, row_stride, panel, acc);
+        // SAFETY: the token proves AVX-512; `check_tile` proved the lengths that `tile` reads and writes.
+        unsafe {
+            match width {
+                16 => tile::<1>(depth, rows.as_ptr(), row_stride, panel.as_ptr(), acc.as_mut_ptr()),
+                32 => tile::<2>(depth, rows.as_ptr(), row_stride, panel.as_ptr(), acc.as_mut_ptr()),
+                64 => tile::<4>(depth, rows.as_ptr(), row_stride, panel.as_ptr(), acc.as_mut_ptr()),
+                other => unreachable!("no AVX-512 panel of {other} columns"),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `rows` holds `(MR - 1) * row_stride + depth` floats, `panel` `depth * 16 * NV`, `acc` `MR * 16 * NV`.
+#[target_feature(enable = "avx512f")]
+unsafe fn tile<const NV: usize>(
+    depth: usize,
+    rows: *const f32,
+    row_stride: usize,
+    panel: *const f32,
+    acc: *mut f32,
+) {
+    let mut sums = [[_mm512_setzero_ps(); NV]; MR];
+    for k in 0..depth {
+        // SAFETY: `k < depth`, `m < MR` and `n < NV` stay inside the lengths that the caller promised.
+        unsafe {
+            let weights: [__m512; NV] =
+                std::array::from_fn(|n| _mm512_loadu_ps(panel.add((k * NV + n) * LANES)));
+            for m in 0..MR {
+                let x = _mm512_set1_ps(*rows.add(m * row_stride + k));
+                for n in 0..NV {
+                    sums[m][n] = _mm512_fmadd_ps(x, weights[n], sums[m][n]);
+                }
+            }
+        }
+    }
+    for (m, sums) in sums.into_iter().enumerate() {
+        for (n, sum) in sums.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe {
+                let at = acc.add((m * NV + n) * LANES);
+                _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), sum));
+            }
+        }
+    }
+}

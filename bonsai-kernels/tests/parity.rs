@@ -1,0 +1,399 @@
+//! Every kernel against its plain twin, on every instruction set that this machine has, at odd sizes.
+//!
+//! Float bounds are derived: a sum of n products with unit roundoff u = 2^-24 is off by at most about
+//! `(n + extra) * u * sum |x w|` in any order, where `extra` counts the roundings outside the sum.
+
+use bonsai_kernels::attention::{self, Heads, Mask};
+use bonsai_kernels::conv2d::{self, Conv2d, ConvWeights, Sampling};
+use bonsai_kernels::gemm::{self, Epilogue};
+use bonsai_kernels::norm::ChannelAffine;
+use bonsai_kernels::rope::{RopePairs, rope};
+use bonsai_kernels::weights::{
+    BinaryWeights, DenseWeights, FloatType, Int1Weights, Int2Weights, Int4Weights, Int8Weights, Scales, TernaryWeights,
+    Weights,
+};
+use bonsai_kernels::{Cpu, Isa, SharedBytes, activation, norm};
+use ndarray::{Array2, Array3};
+
+const UNIT: f64 = 1.0 / (1 << 24) as f64;
+
+/// SplitMix64: small, and the same on every machine.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in -1..1.
+    fn value(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+
+    fn matrix(&mut self, rows: usize, cols: usize) -> Array2<f32> {
+        Array2::from_shape_vec((rows, cols), self.values(rows * cols)).unwrap()
+    }
+
+    fn bytes(&mut self, n: usize) -> SharedBytes {
+        SharedBytes::from_vec((0..n).map(|_| self.bits() as u8).collect())
+    }
+
+    fn scales(&mut self, n: usize, float_type: FloatType) -> Scales {
+        let values = self.values(n);
+        let bytes = values.iter().flat_map(|&v| match float_type {
+            FloatType::F16 => half::f16::from_f32(v).to_le_bytes().to_vec(),
+            FloatType::Bf16 => half::bf16::from_f32(v).to_le_bytes().to_vec(),
+            FloatType::F32 => v.to_le_bytes().to_vec(),
+        });
+        Scales::new(SharedBytes::from_vec(bytes.collect()), float_type, 1.0)
+    }
+
+    fn dense(&mut self, rows: usize, cols: usize, float_type: FloatType) -> Weights {
+        let size = float_type.size();
+        let values: Vec<u8> = self
+            .values(rows * cols)
+            .iter()
+            .flat_map(|&v| match float_type {
+                FloatType::F16 => half::f16::from_f32(v).to_le_bytes().to_vec(),
+                FloatType::Bf16 => half::bf16::from_f32(v).to_le_bytes().to_vec(),
+                FloatType::F32 => v.to_le_bytes().to_vec(),
+            })
+            .collect();
+        assert_eq!(values.len(), rows * cols * size);
+        Weights::Dense(DenseWeights::new(rows, cols, float_type, SharedBytes::from_vec(values)).unwrap())
+    }
+}
+
+/// All kinds of weights of one shape.
+fn all_kinds(random: &mut Random, rows: usize, cols: usize, group: usize) -> Vec<Weights> {
+    let groups = rows * cols.div_ceil(group);
+    let codes = |r: &mut Random, bits: usize| r.bytes(rows * (cols * bits).div_ceil(8));
+    let ternary = {
+        let stream: Vec<u8> = (0..rows * (cols * 2).div_ceil(8))
+            .map(|_| (0..4).fold(0, |b, i| b | ((random.bits() % 3) as u8) << (2 * i)))
+            .collect();
+        SharedBytes::from_vec(stream)
+    };
+    let r = random;
+    macro_rules! affine {
+        ($kind:ident, $weights:ident, $bits:literal, $scale:ident) => {{
+            let (c, s, b) = (codes(r, $bits), r.scales(groups, FloatType::$scale), r.scales(groups, FloatType::$scale));
+            Weights::$kind($weights::new(rows, cols, group, c, s, b).unwrap())
+        }};
+    }
+    let (bits, scales) = (codes(r, 1), r.scales(groups, FloatType::F16));
+    let trit_scales = r.scales(groups, FloatType::Bf16);
+    vec![
+        Weights::Binary(BinaryWeights::new(rows, cols, group, bits, scales).unwrap()),
+        Weights::Ternary(TernaryWeights::new(rows, cols, group, ternary, trit_scales).unwrap()),
+        affine!(Int1, Int1Weights, 1, F16),
+        affine!(Int2, Int2Weights, 2, F32),
+        affine!(Int4, Int4Weights, 4, Bf16),
+        affine!(Int8, Int8Weights, 8, F16),
+        r.dense(rows, cols, FloatType::F16),
+        r.dense(rows, cols, FloatType::Bf16),
+        r.dense(rows, cols, FloatType::F32),
+    ]
+}
+
+#[test]
+fn gemm_of_every_kind_stays_inside_its_bound() {
+    let mut random = Random(1);
+    let shapes = [(1, 1, 1), (1, 3, 31), (7, 5, 67), (13, 65, 128), (31, 129, 193), (200, 70, 384), (5, 600, 300)];
+    for (m, n, k) in shapes {
+        for group in [128, 64, 32, 48] {
+            let x = random.matrix(m, k);
+            for weights in all_kinds(&mut random, n, k, group) {
+                let (want, magnitude) = gemm::reference::matmul(x.view(), &weights);
+                for isa in Isa::available() {
+                    let mut got = Array2::zeros((m, n));
+                    gemm::matmul(&Cpu::new(isa), x.view(), &weights, got.view_mut(), Epilogue::Store).unwrap();
+                    // k products, one rounding of each product without FMA, one addition for each K block
+                    let roundings = (k + 1 + k.div_ceil(128)) as f64;
+                    for ((got, want), magnitude) in got.iter().zip(&want).zip(&magnitude) {
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(
+                            error <= roundings * UNIT * magnitude,
+                            "{} {} {m}x{n}x{k} group {group}: {got} for {want}",
+                            isa.name(),
+                            weights.kind()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn epilogues_add_what_they_say() {
+    let mut random = Random(2);
+    let (m, n, k) = (9, 37, 70);
+    let x = random.matrix(m, k);
+    let weights = random.dense(n, k, FloatType::F32);
+    let bias = random.values(n);
+    let before = random.matrix(m, n);
+    for isa in Isa::available() {
+        let cpu = Cpu::new(isa);
+        let mut plain = Array2::zeros((m, n));
+        gemm::matmul(&cpu, x.view(), &weights, plain.view_mut(), Epilogue::Store).unwrap();
+        let check = |epilogue, expected: &dyn Fn(f32, f32, f32) -> f32| {
+            let mut out = before.clone();
+            gemm::matmul(&cpu, x.view(), &weights, out.view_mut(), epilogue).unwrap();
+            for ((i, j), &got) in out.indexed_iter() {
+                assert_eq!(got, expected(before[[i, j]], plain[[i, j]], bias[j]));
+            }
+        };
+        check(Epilogue::Bias(&bias), &|_, p, b| p + b);
+        check(Epilogue::Add, &|o, p, _| o + p);
+        check(Epilogue::AddBias(&bias), &|o, p, b| o + (p + b));
+    }
+}
+
+#[test]
+fn row_slices_are_the_same_rows() {
+    let mut random = Random(3);
+    for weights in all_kinds(&mut random, 11, 70, 32) {
+        let part = weights.slice_rows(4..9);
+        assert_eq!((part.rows(), part.cols()), (5, 70));
+        for row in 0..5 {
+            assert_eq!(part.row(row), weights.row(row + 4), "{}", weights.kind());
+        }
+    }
+}
+
+#[test]
+fn attention_stays_inside_its_bound() {
+    let mut random = Random(4);
+    let cases = [(1, 1, 1, 1, 8), (5, 9, 2, 1, 32), (70, 70, 6, 2, 32), (131, 131, 2, 2, 128), (67, 67, 1, 1, 200)];
+    for (queries, keys, query, key_value, dim) in cases {
+        let heads = Heads { query, key_value, dim };
+        let q = random.matrix(queries, query * dim);
+        let k = random.matrix(keys, key_value * dim);
+        let v = random.matrix(keys, key_value * dim);
+        let seen: Vec<bool> = (0..keys).map(|j| j < keys / 2 || j % 3 == 0).collect();
+        let mut masks = vec![Mask::None];
+        if queries == keys {
+            masks.push(Mask::Causal { keys: &seen });
+        }
+        for mask in masks {
+            let want = attention::reference(q.view(), k.view(), v.view(), heads, mask);
+            for isa in Isa::available() {
+                let mut got = Array2::zeros(q.dim());
+                attention::attention(&Cpu::new(isa), q.view(), k.view(), v.view(), heads, mask, got.view_mut())
+                    .unwrap();
+                // |q|, |k|, |v| <= 1: a score is off by (dim + 2) u sqrt(dim) at most, which moves a probability by
+                // twice that, relatively; exp adds 2 ULP, sums over the keys, rescaling by 2 ULP at each block
+                let scores = (dim + 2) as f64 * (dim as f64).sqrt();
+                let bound = UNIT * (2.0 * scores + 4.0 + 2.0 * keys as f64 + 6.0 * keys.div_ceil(8) as f64);
+                for (got, want) in got.iter().zip(&want) {
+                    let error = (f64::from(*got) - want).abs();
+                    assert!(error <= bound, "{} {heads:?} {queries}x{keys}: {got} for {want}", isa.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_query_without_keys_gets_zeros() {
+    let mut random = Random(5);
+    let heads = Heads { query: 2, key_value: 1, dim: 16 };
+    let (q, k) = (random.matrix(4, 32), random.matrix(4, 16));
+    let seen = [false, false, true, true];
+    for isa in Isa::available() {
+        let mut out = Array2::from_elem((4, 32), 7.0);
+        let mask = Mask::Causal { keys: &seen };
+        attention::attention(&Cpu::new(isa), q.view(), k.view(), k.view(), heads, mask, out.view_mut()).unwrap();
+        assert!(out.rows().into_iter().take(2).flatten().all(|&v| v == 0.0));
+        assert!(out.iter().all(|v| v.is_finite()));
+    }
+}
+
+#[test]
+fn convolutions_stay_inside_their_bound() {
+    let mut random = Random(6);
+    let cases = [
+        (3, 5, 3, 7, 3, Sampling::Same),
+        (1, 1, 1, 1, 1, Sampling::Same),
+        (9, 14, 130, 66, 3, Sampling::Same),
+        (6, 7, 32, 3, 3, Sampling::Same),
+        (5, 6, 33, 70, 1, Sampling::Same),
+        (4, 5, 16, 20, 3, Sampling::UpsampleNearest),
+        (8, 14, 5, 9, 3, Sampling::Downsample),
+        (40, 100, 3, 4, 3, Sampling::Same),
+    ];
+    for (height, width, channels, out_channels, kernel, sampling) in cases {
+        let x = Array3::from_shape_vec((height, width, channels), random.values(height * width * channels)).unwrap();
+        let taps = kernel * kernel;
+        for float_type in [FloatType::F32, FloatType::Bf16, FloatType::F16] {
+            let Weights::Dense(dense) = random.dense(out_channels, channels * taps, float_type) else { unreachable!() };
+            let bytes: Vec<u8> = (0..out_channels * channels * taps)
+                .flat_map(|i| {
+                    let value = dense.value(i / (channels * taps), i % (channels * taps));
+                    match float_type {
+                        FloatType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
+                        FloatType::Bf16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),
+                        FloatType::F32 => value.to_le_bytes().to_vec(),
+                    }
+                })
+                .collect();
+            let bias = random.values(out_channels);
+            let weights = ConvWeights::new(out_channels, channels, kernel, float_type, &bytes, bias).unwrap();
+            let conv = Conv2d { weights: &weights, sampling, norm_silu: None, add: false };
+            let enlarged = Array3::from_shape_fn((2 * height, 2 * width, channels), |(y, c, i)| x[[y / 2, c / 2, i]]);
+            let source = if sampling == Sampling::UpsampleNearest { enlarged.view() } else { x.view() };
+            let (want, magnitude) = conv2d::reference(&conv, source);
+            let (out_height, out_width) = sampling.output_size(height, width);
+            for isa in Isa::available() {
+                let mut got = Array3::zeros((out_height, out_width, out_channels));
+                conv.run(&Cpu::new(isa), x.view(), got.view_mut()).unwrap();
+                let roundings = (taps * channels + 2 + taps * channels.div_ceil(128)) as f64;
+                for (i, got) in got.iter().enumerate() {
+                    let at = [i / out_channels, i % out_channels];
+                    let error = (f64::from(*got) - want[at]).abs();
+                    assert!(error <= roundings * UNIT * magnitude[at], "{} {sampling:?}: {got} for {}", isa.name(), want[at]);
+                }
+                // added to itself
+                let mut twice = got.clone();
+                Conv2d { add: true, ..conv }.run(&Cpu::new(isa), x.view(), twice.view_mut()).unwrap();
+                assert!(twice.iter().zip(&got).all(|(t, g)| (t - 2.0 * g).abs() <= 4e-6 * g.abs().max(1.0)));
+            }
+        }
+    }
+}
+
+#[test]
+fn norm_and_silu_fused_into_a_convolution_are_the_separate_ones() {
+    let mut random = Random(7);
+    let (height, width, channels) = (7, 9, 24);
+    let x = Array3::from_shape_vec((height, width, channels), random.values(height * width * channels)).unwrap();
+    let (weight, bias) = (random.values(channels), random.values(channels));
+    let values: Vec<u8> = random.values(8 * channels * 9).iter().flat_map(|v| v.to_le_bytes()).collect();
+    let weights = ConvWeights::new(8, channels, 3, FloatType::F32, &values, random.values(8)).unwrap();
+    for isa in Isa::available() {
+        let cpu = Cpu::new(isa);
+        let affine = norm::group_norm(&cpu, x.view(), 6, 1e-6, &weight, &bias).unwrap();
+        check_group_norm(&affine, &x, 6, &weight);
+        let mut separate = Array2::zeros((height * width, channels));
+        let flat = x.view().into_shape_with_order((height * width, channels)).unwrap();
+        affine.apply(&cpu, flat, separate.view_mut()).unwrap();
+        activation::silu(&cpu, separate.as_slice_mut().unwrap());
+        let separate = separate.into_shape_with_order((height, width, channels)).unwrap();
+        let plain = Conv2d { weights: &weights, sampling: Sampling::Same, norm_silu: None, add: false };
+        let (mut want, mut got) = (Array3::zeros((height, width, 8)), Array3::zeros((height, width, 8)));
+        plain.run(&cpu, separate.view(), want.view_mut()).unwrap();
+        Conv2d { norm_silu: Some(&affine), ..plain }.run(&cpu, x.view(), got.view_mut()).unwrap();
+        assert_eq!(got, want);
+    }
+}
+
+fn check_group_norm(affine: &ChannelAffine, x: &Array3<f32>, groups: usize, weight: &[f32]) {
+    let per_group = x.dim().2 / groups;
+    for group in 0..groups {
+        let of_group: Vec<f64> =
+            x.indexed_iter().filter(|((_, _, c), _)| c / per_group == group).map(|(_, &v)| v.into()).collect();
+        let mean = of_group.iter().sum::<f64>() / of_group.len() as f64;
+        let variance = of_group.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / of_group.len() as f64;
+        for c in group * per_group..(group + 1) * per_group {
+            assert!((f64::from(affine.mean[c]) - mean).abs() <= UNIT * mean.abs() + 1e-12);
+            let scale = f64::from(weight[c]) / (variance + 1e-6).sqrt();
+            assert!((f64::from(affine.scale[c]) - scale).abs() <= 4.0 * UNIT * scale.abs());
+        }
+    }
+}
+
+#[test]
+fn norms_agree_with_their_definition() {
+    let mut random = Random(8);
+    for (rows, cols) in [(1, 1), (3, 7), (5, 193), (40, 384)] {
+        let mut x = random.matrix(rows, cols);
+        x.row_mut(0).fill(0.0);
+        let (shift, scale) = (random.values(cols), random.values(cols));
+        for isa in Isa::available() {
+            let cpu = Cpu::new(isa);
+            let (mut layer, mut rms) = (Array2::zeros(x.dim()), Array2::zeros(x.dim()));
+            norm::layer_norm_modulate(&cpu, x.view(), 1e-6, &shift, &scale, layer.view_mut()).unwrap();
+            norm::rms_norm(&cpu, x.view(), 1e-6, &scale, rms.view_mut()).unwrap();
+            let mut heads = x.clone();
+            norm::rms_norm_heads(&cpu, heads.view_mut(), 1e-6, &scale).unwrap();
+            assert_eq!(heads, rms, "one head is a whole row");
+            for (r, row) in x.rows().into_iter().enumerate() {
+                let n = cols as f64;
+                let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+                let variance = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
+                let square = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
+                let (rstd, rrms) = (1.0 / (variance + 1e-6).sqrt(), 1.0 / (square + 1e-6).sqrt());
+                for (c, &v) in row.iter().enumerate() {
+                    let v = f64::from(v);
+                    let product = (v - mean) * rstd * (1.0 + f64::from(scale[c]));
+                    let want = product + f64::from(shift[c]);
+                    // the rounded mean counts as much as the value itself; six roundings in all
+                    let size = (v.abs() + mean.abs()) * rstd * (1.0 + f64::from(scale[c]).abs()) + want.abs();
+                    assert!((f64::from(layer[[r, c]]) - want).abs() <= 6.0 * UNIT * size);
+                    let want = v * rrms * f64::from(scale[c]);
+                    assert!((f64::from(rms[[r, c]]) - want).abs() <= 4.0 * UNIT * want.abs());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rope_rotates_the_right_pairs() {
+    let mut random = Random(9);
+    let (tokens, heads, dim) = (5, 3, 12);
+    let x = random.matrix(tokens, heads * dim);
+    let angles = random.matrix(tokens, dim / 2);
+    let (cos, sin) = (angles.mapv(f32::cos), angles.mapv(f32::sin));
+    for isa in Isa::available() {
+        for pairs in [RopePairs::Interleaved, RopePairs::HalfSplit] {
+            let mut got = x.clone();
+            rope(&Cpu::new(isa), got.view_mut(), cos.view(), sin.view(), pairs).unwrap();
+            for t in 0..tokens {
+                for h in 0..heads {
+                    for i in 0..dim / 2 {
+                        let (a, b) = match pairs {
+                            RopePairs::Interleaved => (2 * i, 2 * i + 1),
+                            RopePairs::HalfSplit => (i, i + dim / 2),
+                        };
+                        let (a, b) = (h * dim + a, h * dim + b);
+                        let (c, s) = (cos[[t, i]], sin[[t, i]]);
+                        assert_eq!(got[[t, a]], x[[t, a]] * c - x[[t, b]] * s);
+                        assert_eq!(got[[t, b]], x[[t, b]] * c + x[[t, a]] * s);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn swiglu_and_gates_agree_with_their_definition() {
+    let mut random = Random(10);
+    let (tokens, channels) = (7, 67);
+    let x = random.matrix(tokens, 2 * channels).mapv(|v| 12.0 * v);
+    let gate = random.values(channels);
+    for isa in Isa::available() {
+        let cpu = Cpu::new(isa);
+        let mut got = Array2::zeros((tokens, channels));
+        activation::swiglu(&cpu, x.view(), got.view_mut()).unwrap();
+        for ((t, c), &got) in got.indexed_iter() {
+            let (a, b) = (f64::from(x[[t, c]]), f64::from(x[[t, c + channels]]));
+            let want = a / (1.0 + (-a).exp()) * b;
+            assert!((f64::from(got) - want).abs() <= 8.0 * UNIT * want.abs(), "{}: {got} for {want}", isa.name());
+        }
+        let mut sum = got.clone();
+        activation::add_gated(&cpu, sum.view_mut(), &gate, got.view()).unwrap();
+        for ((t, c), &sum) in sum.indexed_iter() {
+            assert_eq!(sum, got[[t, c]] + gate[c] * got[[t, c]]);
+        }
+    }
+}

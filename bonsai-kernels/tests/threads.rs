@@ -1,0 +1,73 @@
+//! The same bits for any number of threads, and a prompt end when the token is set.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bonsai_kernels::attention::{Heads, Mask, attention};
+use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
+use bonsai_kernels::gemm::{Epilogue, matmul};
+use bonsai_kernels::norm::group_norm;
+use bonsai_kernels::weights::{BinaryWeights, FloatType, Scales, Weights};
+use bonsai_kernels::{CancelToken, Cpu, Isa, KernelError, RayonThreads, SharedBytes};
+use ndarray::{Array2, Array3};
+
+fn waves(n: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 37 % 1009) as f32 * 0.37).sin()).collect()
+}
+
+fn binary(rows: usize, cols: usize) -> Weights {
+    let bits = (0..rows * cols / 8).map(|i| (i * 97 + i / 13) as u8).collect();
+    let scales = Scales::from_f32(&vec![0.01; rows * cols / 128]);
+    Weights::Binary(BinaryWeights::new(rows, cols, 128, SharedBytes::from_vec(bits), scales).unwrap())
+}
+
+/// All heavy operations, one after the other.
+fn everything(cpu: &Cpu) -> Vec<u32> {
+    let x = Array2::from_shape_vec((417, 384), waves(417 * 384)).unwrap();
+    let mut y = Array2::zeros((417, 768));
+    matmul(cpu, x.view(), &binary(768, 384), y.view_mut(), Epilogue::Store).unwrap();
+    let heads = Heads { query: 6, key_value: 6, dim: 64 };
+    let mut o = Array2::zeros((417, 384));
+    attention(cpu, x.view(), x.view(), x.view(), heads, Mask::None, o.view_mut()).unwrap();
+    let picture = Array3::from_shape_vec((60, 70, 16), waves(60 * 70 * 16)).unwrap();
+    let ones = vec![1.0; 16];
+    let norm = group_norm(cpu, picture.view(), 4, 1e-6, &ones, &ones).unwrap();
+    let values: Vec<u8> = waves(24 * 16 * 9).iter().flat_map(|v| v.to_le_bytes()).collect();
+    let weights = ConvWeights::new(24, 16, 3, FloatType::F32, &values, waves(24)).unwrap();
+    let conv = Conv2d { weights: &weights, sampling: Sampling::Same, norm_silu: Some(&norm), add: false };
+    let mut p = Array3::zeros((60, 70, 24));
+    conv.run(cpu, picture.view(), p.view_mut()).unwrap();
+    y.iter().chain(&o).chain(&p).map(|v: &f32| v.to_bits()).collect()
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    for isa in Isa::available() {
+        let want = everything(&Cpu::new(isa));
+        for threads in [2, 3, 8] {
+            let cpu = Cpu::new(isa).with_threads(Arc::new(RayonThreads::new(threads).unwrap()));
+            assert!(everything(&cpu) == want, "{} threads on {}", threads, isa.name());
+        }
+    }
+}
+
+#[test]
+fn a_set_token_ends_a_large_product_soon() {
+    let token = CancelToken::new();
+    let threads = Arc::new(RayonThreads::new(2).unwrap());
+    let cpu = Cpu::new(Isa::best()).with_threads(threads).with_cancel(token.clone());
+    let x = Array2::from_elem((2048, 4096), 1.0f32);
+    let weights = binary(16384, 4096);
+    let mut y = Array2::zeros((2048, 16384));
+    let started = Instant::now();
+    let cancelled_at = std::thread::scope(|scope| {
+        let canceller = scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            token.cancel();
+            started.elapsed()
+        });
+        assert_eq!(matmul(&cpu, x.view(), &weights, y.view_mut(), Epilogue::Store), Err(KernelError::Cancelled));
+        canceller.join().unwrap()
+    });
+    assert!(started.elapsed() - cancelled_at < Duration::from_secs(2), "took {:?}", started.elapsed());
+}
