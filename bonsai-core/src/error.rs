@@ -116,3 +116,9 @@ impl From<KernelError> for Error {
         Self::new(kind, error.to_string())
     }
 }
+
+impl From<crate::scheduler::ScheduleError> for Error {
+    fn from(error: crate::scheduler::ScheduleError) -> Self {
+        Self::new(ErrorKind::InvalidArgument, error.to_string())
+    }
+}

@@ -6,7 +6,7 @@ use ndarray::{Array2, ArrayView3, ArrayViewMut3, Axis};
 use crate::activation::silu_all;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
-use crate::isa::{Token, dispatch};
+use crate::isa::dispatch;
 use crate::norm::ChannelAffine;
 use crate::tile::{F32Tile, with_width};
 use crate::weights::{DenseWeights, ExpandF32, FloatType, SizeError};

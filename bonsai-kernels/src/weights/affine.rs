@@ -93,7 +93,7 @@ impl<const BITS: u32> AffineWeights<BITS> {
     }
 
     pub(crate) fn is_finite(&self) -> bool {
-        self.scales.iter().chain(self.biases.iter()).all(f32::is_finite)
+        self.scales.is_finite() && self.biases.is_finite()
     }
 }
 

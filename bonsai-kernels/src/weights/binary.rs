@@ -86,7 +86,7 @@ impl BinaryWeights {
     }
 
     pub(crate) fn is_finite(&self) -> bool {
-        self.scales.iter().all(f32::is_finite)
+        self.scales.is_finite()
     }
 }
 

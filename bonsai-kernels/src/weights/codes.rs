@@ -40,6 +40,10 @@ impl CodeRows {
         self.bytes.len()
     }
 
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
     /// The bytes of one row; empty beyond the last row.
     #[inline(always)]
     pub(crate) fn row_bytes(&self, row: usize) -> &[u8] {

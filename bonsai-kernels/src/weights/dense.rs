@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use super::codes::CodeRows;
 use super::expand::{Decode, ExpandF32, expand_codes};
-use super::half_float::{bf16_to_f32, f16_to_f32};
+use super::half_float::{self, bf16_to_f32, f16_to_f32};
 use super::{FloatType, SizeError};
 use crate::SharedBytes;
 
@@ -79,23 +79,7 @@ impl DenseWeights {
     }
 
     pub(crate) fn is_finite(&self) -> bool {
-        // all-ones exponents are infinity and NaN
-        let (bits, exponent) = match self.float_type {
-            FloatType::F16 => (16, 0x7c00_7c00),
-            FloatType::Bf16 => (16, 0x7f80_7f80),
-            FloatType::F32 => (32, 0x7f80_0000u32),
-        };
-        let finite = |word: u32| {
-            let high = if bits == 32 { exponent } else { exponent & 0xffff_0000 };
-            let low = if bits == 32 { 0 } else { exponent & 0xffff };
-            (word & high != high) & (low == 0 || word & low != low)
-        };
-        (0..self.rows()).all(|row| {
-            let bytes = self.values.row_bytes(row);
-            let (words, tail) = bytes.as_chunks::<4>();
-            let tail = tail.iter().enumerate().fold(0, |w, (i, &b)| w | u32::from(b) << (8 * i));
-            words.iter().fold(true, |ok, w| ok & finite(u32::from_le_bytes(*w))) & finite(tail)
-        })
+        half_float::is_finite(self.values.as_slice(), self.float_type)
     }
 }
 

@@ -1,5 +1,29 @@
 //! 16-bit floats to f32 without branches, so that loops over them become vector code on any instruction set.
 
+use super::FloatType;
+
+/// Whether stored floats hold neither infinity nor NaN, whose exponents are all ones.
+pub(crate) fn is_finite(bytes: &[u8], float_type: FloatType) -> bool {
+    const BLOCK: usize = 1 << 14;
+    let exponent = match float_type {
+        FloatType::F16 => 0x7c00,
+        FloatType::Bf16 => 0x7f80,
+        FloatType::F32 => 0x7f80_0000u32,
+    };
+    // whole blocks without a branch inside, so that they become vector code
+    bytes.chunks(BLOCK).all(|block| match float_type {
+        FloatType::F32 => {
+            let words = block.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b));
+            words.fold(true, |ok, w| ok & (w & exponent != exponent))
+        }
+        FloatType::F16 | FloatType::Bf16 => {
+            let halves = block.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+            let exponent = exponent as u16;
+            halves.fold(true, |ok, h| ok & (h & exponent != exponent))
+        }
+    })
+}
+
 /// The f32 of a bf16's bits (in the low half of `bits`).
 #[inline(always)]
 pub fn bf16_to_f32(bits: u32) -> f32 {

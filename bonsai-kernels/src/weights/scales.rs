@@ -1,5 +1,5 @@
 use super::SizeError;
-use super::half_float::{bf16_to_f32, f16_to_f32};
+use super::half_float::{self, bf16_to_f32, f16_to_f32};
 use crate::SharedBytes;
 
 /// How a float is stored.
@@ -93,6 +93,10 @@ impl Scales {
     /// All values in order.
     pub fn iter(&self) -> impl Iterator<Item = f32> + '_ {
         (0..self.len()).map(|i| self.get(i))
+    }
+
+    pub(crate) fn is_finite(&self) -> bool {
+        half_float::is_finite(self.bytes.as_slice(), self.float_type)
     }
 
     pub(crate) fn expect_len(&self, what: &'static str, values: usize) -> Result<(), SizeError> {

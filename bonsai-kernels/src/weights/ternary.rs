@@ -84,7 +84,7 @@ impl TernaryWeights {
     }
 
     pub(crate) fn is_finite(&self) -> bool {
-        self.scales.iter().all(f32::is_finite)
+        self.scales.is_finite()
     }
 }
 

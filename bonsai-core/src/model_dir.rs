@@ -1,0 +1,161 @@
+//! Where each component of a model directory and its config live on disk.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::config::read_json;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A model directory in the diffusers layout.
+#[derive(Debug)]
+pub struct ModelDir {
+    root: PathBuf,
+}
+
+/// Files of one component.
+#[derive(Debug, Clone)]
+pub struct ComponentFiles {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Its weights: one file, or several shards.
+    pub weights: Vec<PathBuf>,
+}
+
+/// What a model directory says of itself in `bonsai.json`; every field is optional.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct SideFile {
+    /// Hidden states of the text encoder that make the prompt embeddings.
+    pub text_encoder_out_layers: Option<Vec<usize>>,
+    /// Tokens of a prompt, padding included.
+    pub max_sequence_length: Option<usize>,
+    /// Width and height of a picture.
+    pub default_size: Option<[usize; 2]>,
+    /// Steps of a picture.
+    pub steps: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: std::collections::BTreeMap<String, String>,
+}
+
+impl ModelDir {
+    /// A directory that holds a model.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn open(root: &Path) -> Result<Self> {
+        if root.is_dir() {
+            return Ok(Self { root: root.to_owned() });
+        }
+        let what = if root.exists() { "is a file" } else { "does not exist" };
+        Err(Error::new(
+            ErrorKind::NotFound,
+            format!("{}: {what}; expected a model directory with transformer, text_encoder, vae and tokenizer folders", root.display()),
+        ))
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of a role: the one of that name, or else the only one whose name begins with it (`text_encoder-4bit`).
+    ///
+    /// # Errors
+    /// When there is none, or more than one.
+    pub fn folder(&self, role: &str) -> Result<PathBuf> {
+        let exact = self.root.join(role);
+        if exact.is_dir() {
+            return Ok(exact);
+        }
+        let entries = std::fs::read_dir(&self.root).map_err(|e| Error::io(&self.root, e))?;
+        let named = |path: &PathBuf| {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+            path.is_dir() && name.strip_prefix(role).is_some_and(|rest| rest.starts_with(['-', '_', '.']))
+        };
+        let mut found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(named).collect();
+        found.sort();
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(Error::new(ErrorKind::NotFound, format!("{}: no {role} folder", self.root.display()))),
+            _ => Err(Error::new(
+                ErrorKind::ModelMismatch,
+                format!("{}: several {role} folders; name one of them {role}", self.root.display()),
+            )),
+        }
+    }
+
+    /// The folder and weight files of a role: those of a shard index, else all safetensors files, else one GGUF file.
+    ///
+    /// # Errors
+    /// When the folder or its weights are missing.
+    pub fn component(&self, role: &str) -> Result<ComponentFiles> {
+        let dir = self.folder(role)?;
+        let entries = std::fs::read_dir(&dir).map_err(|e| Error::io(&dir, e))?;
+        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+        files.sort();
+        let ending = |suffix: &str| -> Vec<PathBuf> {
+            let matches = |p: &&PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with(suffix));
+            files.iter().filter(matches).cloned().collect()
+        };
+        let weights = match ending(".safetensors.index.json").as_slice() {
+            [index, ..] => shards(index)?,
+            [] => {
+                let safetensors = ending(".safetensors");
+                if safetensors.is_empty() { ending(".gguf") } else { safetensors }
+            }
+        };
+        if weights.is_empty() {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("{}: no weights; expected a .safetensors or .gguf file", dir.display()),
+            ));
+        }
+        Ok(ComponentFiles { dir, weights })
+    }
+
+    /// The folder of the tokenizer: its own, or the text encoder's.
+    ///
+    /// # Errors
+    /// When neither holds one.
+    pub fn tokenizer(&self) -> Result<PathBuf> {
+        let holds = |dir: &PathBuf| dir.join("tokenizer.json").is_file() || dir.join("vocab.json").is_file();
+        let candidates = [self.folder("tokenizer"), self.folder("text_encoder")];
+        candidates.into_iter().flatten().find(holds).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("{}: no tokenizer/tokenizer.json", self.root.display()))
+        })
+    }
+
+    /// `bonsai.json`, or nothing where there is none.
+    ///
+    /// # Errors
+    /// When it is there and unsound.
+    pub fn side_file(&self) -> Result<SideFile> {
+        let path = self.root.join("bonsai.json");
+        if path.exists() { read_json(&path) } else { Ok(SideFile::default()) }
+    }
+}
+
+fn shards(index: &Path) -> Result<Vec<PathBuf>> {
+    let parsed: ShardIndex = read_json(index)?;
+    let mut names: Vec<String> = parsed.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    names
+        .into_iter()
+        .map(|name| {
+            // a name, not a way out of the folder
+            if name.is_empty() || name.contains(['/', '\\']) || name.starts_with("..") {
+                return Err(Error::format(format!("{}: shard {name:?} is no file name", index.display())));
+            }
+            let path = index.with_file_name(&name);
+            if path.is_file() {
+                Ok(path)
+            } else {
+                Err(Error::new(ErrorKind::NotFound, format!("{}: shard {name} is missing", index.display())))
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,623 @@
+//! From a prompt to a picture: the story, no arithmetic.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bonsai_kernels::{Allocator, CancelToken, Cpu, Isa, Meter, ParallelFor, RayonThreads};
+
+use crate::config::read_json;
+use crate::context::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Image, Recipe, RecipeModel};
+use crate::latents::Latents;
+use crate::model_dir::ModelDir;
+use crate::nn::{PictureBuffer, TokenBuffer};
+use crate::request::{Request, token_grid};
+use crate::text_encoder::{Qwen3, Qwen3Config};
+use crate::tokenizer::Tokenizer;
+use crate::transformer::{Flux2Config, Flux2Transformer, Inputs, Scratch, image_positions, text_positions};
+use crate::vae::{Tiling, Vae, VaeConfig};
+use crate::weights::{Component, Weights};
+
+/// The precision that activations are computed in.
+const PRECISION: &str = "f32";
+const DEFAULT_MAX_SEQUENCE_LENGTH: usize = 512;
+const DEFAULT_SIZE: (usize, usize) = (512, 512);
+const DEFAULT_STEPS: usize = 4;
+
+/// How a pipeline runs. The default is the best instruction set of this CPU and a private pool of all its threads.
+#[derive(Clone, Default)]
+pub struct PipelineOptions {
+    /// Threads of a private pool; all that the system offers when `None`.
+    pub threads: Option<usize>,
+    /// Where work runs instead of a private pool.
+    pub parallel_for: Option<Arc<dyn ParallelFor>>,
+    /// Where large buffers come from instead of Rust's allocator.
+    pub allocator: Option<Arc<dyn Allocator>>,
+    /// The instruction set; `BONSAI_ISA`, or else the best, when `None`.
+    pub isa: Option<Isa>,
+    /// Hidden states of the text encoder that make the prompt embeddings, instead of the model's.
+    pub text_encoder_out_layers: Option<Vec<usize>>,
+    /// Tokens of a prompt, padding included, instead of the model's.
+    pub max_sequence_length: Option<usize>,
+    /// Counts the work of the linears.
+    pub meter: Option<Arc<Meter>>,
+}
+
+impl fmt::Debug for PipelineOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipelineOptions").field("threads", &self.threads).field("isa", &self.isa).finish_non_exhaustive()
+    }
+}
+
+impl PipelineOptions {
+    /// The same on the host's own rayon pool.
+    #[must_use]
+    pub fn pool(self, pool: Arc<rayon::ThreadPool>) -> Self {
+        Self { parallel_for: Some(Arc::new(RayonThreads::shared(pool))), ..self }
+    }
+
+    fn cpu(&self) -> Result<Cpu> {
+        let isa = match self.isa {
+            Some(isa) => isa,
+            None => Isa::from_env().map_err(|e| Error::invalid(e.to_string()))?,
+        };
+        let threads: Arc<dyn ParallelFor> = match &self.parallel_for {
+            Some(threads) => Arc::clone(threads),
+            None => {
+                let all = || std::thread::available_parallelism().map_or(1, usize::from);
+                let pool = RayonThreads::new(self.threads.unwrap_or_else(all));
+                Arc::new(pool.map_err(|e| Error::new(ErrorKind::Io, "threads could not be started").with_source(e))?)
+            }
+        };
+        let mut cpu = Cpu::new(isa).with_threads(threads);
+        if let Some(allocator) = &self.allocator {
+            cpu = cpu.with_allocator(Arc::clone(allocator));
+        }
+        if let Some(meter) = &self.meter {
+            cpu = cpu.with_meter(Arc::clone(meter));
+        }
+        Ok(cpu)
+    }
+}
+
+/// What a model does when a request does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// Hidden states of the text encoder that make the prompt embeddings.
+    pub text_encoder_out_layers: Vec<usize>,
+    /// Tokens of a prompt, padding included.
+    pub max_sequence_length: usize,
+    /// Width and height of a picture.
+    pub size: (usize, usize),
+    /// Steps of a picture.
+    pub steps: usize,
+}
+
+#[derive(Debug)]
+struct Model {
+    name: String,
+    defaults: Defaults,
+    tokenizer: Tokenizer,
+    text_encoder: Qwen3,
+    transformer: Flux2Transformer,
+    vae: Vae,
+}
+
+/// A loaded model, ready to paint. Cheap to clone; clones share the weights, and several threads may use one.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    model: Arc<Model>,
+    cpu: Cpu,
+}
+
+/// A prompt as the transformer reads it.
+#[derive(Debug)]
+pub struct PromptEmbeds {
+    /// `[max_sequence_length, taps * hidden_size]`, padding included.
+    pub embeds: TokenBuffer,
+    /// Tokens before the padding.
+    pub tokens: usize,
+    /// Tokens of the prompt that did not fit.
+    pub cut: usize,
+}
+
+/// What happens while a picture is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The prompt was too long.
+    PromptCut {
+        /// Tokens that fit.
+        kept: usize,
+        /// Tokens that did not.
+        cut: usize,
+    },
+    /// Layers of the text encoder are done.
+    TextEncode {
+        /// So many.
+        layer: usize,
+        /// Of so many.
+        layers: usize,
+    },
+    /// Blocks of a denoising step are done.
+    Step {
+        /// The step, from 0.
+        step: usize,
+        /// Steps in all.
+        steps: usize,
+        /// Blocks done in this step.
+        block: usize,
+        /// Blocks of one step.
+        blocks: usize,
+    },
+    /// Parts of the decoder are done.
+    Decode {
+        /// So many.
+        part: usize,
+        /// Of so many.
+        parts: usize,
+    },
+}
+
+/// Wall time of the stages of one picture.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Timings {
+    /// Prompt to embeddings.
+    pub text_encode: Duration,
+    /// Each denoising step.
+    pub steps: Vec<Duration>,
+    /// Latents to picture.
+    pub vae_decode: Duration,
+}
+
+/// A painted picture and how it came about.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// The picture.
+    pub image: Image,
+    /// All that it takes to paint it again.
+    pub recipe: Recipe,
+    /// How long it took.
+    pub timings: Timings,
+    /// Tokens of the prompt that did not fit.
+    pub cut: usize,
+}
+
+impl Generated {
+    /// Writes a PNG with the recipe in its text. The file appears whole or not at all.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn save_png(&self, path: impl AsRef<Path>) -> Result<()> {
+        crate::image::write_png(path.as_ref(), &self.image, &self.recipe.to_png_text()?)
+    }
+}
+
+impl Pipeline {
+    /// Opens a model directory with the default options.
+    ///
+    /// # Errors
+    /// When a file is missing or unsound; the message names it and what was expected.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(dir, &PipelineOptions::default())
+    }
+
+    /// Opens a model directory.
+    ///
+    /// # Errors
+    /// As [`Pipeline::open`]; also when an option is out of its range or `BONSAI_ISA` names no instruction set.
+    pub fn open_with(dir: impl AsRef<Path>, options: &PipelineOptions) -> Result<Self> {
+        let cpu = options.cpu()?;
+        let dir = ModelDir::open(dir.as_ref())?;
+        let model = Model::load(&dir, options)?;
+        Ok(Self { model: Arc::new(model), cpu })
+    }
+
+    /// The same pipeline, whose work ends soon after the token is set.
+    #[must_use]
+    pub fn with_cancel(&self, cancel: CancelToken) -> Self {
+        Self { model: Arc::clone(&self.model), cpu: self.cpu.clone().with_cancel(cancel) }
+    }
+
+    /// What it runs on.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// Name of the model's directory.
+    pub fn name(&self) -> &str {
+        &self.model.name
+    }
+
+    /// What the model does when a request does not say.
+    pub fn defaults(&self) -> &Defaults {
+        &self.model.defaults
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.model.tokenizer
+    }
+
+    /// The text encoder.
+    pub fn text_encoder(&self) -> &Qwen3 {
+        &self.model.text_encoder
+    }
+
+    /// The diffusion transformer.
+    pub fn transformer(&self) -> &Flux2Transformer {
+        &self.model.transformer
+    }
+
+    /// The autoencoder.
+    pub fn vae(&self) -> &Vae {
+        &self.model.vae
+    }
+
+    /// The embeddings of a prompt, with the model's own taps and length.
+    ///
+    /// # Errors
+    /// When the work was cancelled or memory lacks.
+    pub fn encode_prompt(&self, prompt: &str) -> Result<PromptEmbeds> {
+        let d = self.defaults();
+        self.encode_prompt_with(prompt, &d.text_encoder_out_layers, d.max_sequence_length)
+    }
+
+    /// The embeddings of a prompt: hidden states `taps` of `max_sequence_length` tokens, side by side.
+    ///
+    /// # Errors
+    /// When a tap lies beyond the loaded layers or the length is out of range; also as [`Pipeline::encode_prompt`].
+    pub fn encode_prompt_with(&self, prompt: &str, taps: &[usize], max_sequence_length: usize) -> Result<PromptEmbeds> {
+        self.embed(prompt, taps, max_sequence_length, &mut |_| Ok(()))
+    }
+
+    fn embed(
+        &self,
+        prompt: &str,
+        taps: &[usize],
+        max_sequence_length: usize,
+        notify: &mut dyn FnMut(Event) -> Result<()>,
+    ) -> Result<PromptEmbeds> {
+        check_length(max_sequence_length, self.text_encoder().config())?;
+        check_taps(taps, self.text_encoder().config(), self.transformer().config())?;
+        let tokens = self.tokenizer().encode_prompt(prompt, max_sequence_length)?;
+        let used = tokens.mask.iter().filter(|&&m| m).count();
+        if tokens.cut > 0 {
+            notify(Event::PromptCut { kept: used, cut: tokens.cut })?;
+        }
+        let mut on_part = |layer, layers| notify(Event::TextEncode { layer, layers });
+        let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
+        let embeds = self.text_encoder().hidden_states(&mut cx, &tokens.ids, &tokens.mask, taps)?;
+        expect_finite("prompt embeddings", embeds.as_slice())?;
+        Ok(PromptEmbeds { embeds, tokens: used, cut: tokens.cut })
+    }
+
+    /// Seeded noise for a picture of this size.
+    ///
+    /// # Errors
+    /// When a side is no multiple of 16 or out of range.
+    pub fn noise(&self, request: &Request) -> Result<Latents> {
+        let (width, height) = request.size.unwrap_or(self.defaults().size);
+        let (rows, columns) = token_grid(width, height)?;
+        let channels = self.transformer().config().in_channels;
+        Latents::noise(request.noise_source, request.seed, rows, columns, channels)
+    }
+
+    /// Where the latents should move, at noise level `sigma`.
+    ///
+    /// # Errors
+    /// When shapes do not fit, the result is not finite, the work was cancelled, or memory lacks.
+    pub fn velocity(&self, latents: &Latents, prompt: &PromptEmbeds, sigma: f32) -> Result<Latents> {
+        self.velocity_with(latents, &[], prompt, sigma, None)
+    }
+
+    /// [`Pipeline::velocity`] beside reference images (from [`Pipeline::encode_image`]), and with a guidance value for
+    /// models that embed one.
+    ///
+    /// # Errors
+    /// As [`Pipeline::velocity`].
+    pub fn velocity_with(
+        &self,
+        latents: &Latents,
+        references: &[Latents],
+        prompt: &PromptEmbeds,
+        sigma: f32,
+        guidance: Option<f32>,
+    ) -> Result<Latents> {
+        let tokens = latents.tokens() + references.iter().map(Latents::tokens).sum::<usize>();
+        let mut scratch = Scratch::new(&self.cpu, self.transformer().config(), prompt.embeds.tokens() + tokens)?;
+        let mut cx = Context::new(&self.cpu);
+        self.predict(&mut cx, latents, references, prompt, sigma, guidance, &mut scratch)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the arguments of `velocity_with`, and the buffers of a loop")]
+    fn predict(
+        &self,
+        cx: &mut Context<'_>,
+        latents: &Latents,
+        references: &[Latents],
+        prompt: &PromptEmbeds,
+        sigma: f32,
+        guidance: Option<f32>,
+        scratch: &mut Scratch,
+    ) -> Result<Latents> {
+        let (height, width) = (latents.height(), latents.width());
+        let mut positions = image_positions(0, height, width);
+        let mut joined = Vec::new();
+        for (r, reference) in references.iter().enumerate() {
+            if reference.channels() != latents.channels() {
+                let (found, expected) = (reference.channels(), latents.channels());
+                return Err(Error::invalid(format!("channels of reference {r}: expected {expected}, found {found}")));
+            }
+            positions.extend(image_positions(10 + 10 * r as i32, reference.height(), reference.width()));
+        }
+        let view = if references.is_empty() {
+            latents.view()
+        } else {
+            joined.extend_from_slice(latents.as_slice());
+            references.iter().for_each(|r| joined.extend_from_slice(r.as_slice()));
+            let shape = (positions.len(), latents.channels());
+            ndarray::ArrayView2::from_shape(shape, &joined)
+                .map_err(|e| Error::new(ErrorKind::Internal, "joined latents").with_source(e))?
+        };
+        let inputs = Inputs {
+            latents: view,
+            prompt: prompt.embeds.view(),
+            text_positions: &text_positions(prompt.embeds.tokens()),
+            image_positions: &positions,
+            // the reference hands over sigma * 1000 / 1000, which f32 does not always undo
+            timestep: sigma * 1000.0 / 1000.0,
+            guidance,
+        };
+        let velocity = self.transformer().forward(cx, inputs, scratch)?;
+        let own = &velocity.as_slice()[..latents.tokens() * velocity.channels()];
+        expect_finite("velocity", own)?;
+        Latents::new(height, width, velocity.channels(), own.to_vec())
+    }
+
+    /// The latent picture `[2 rows, 2 columns, latent channels]` that the decoder reads.
+    ///
+    /// # Errors
+    /// When memory lacks or the channels are not the VAE's.
+    pub fn denormalise(&self, latents: &Latents) -> Result<PictureBuffer> {
+        let expected = self.vae().config().token_channels();
+        if latents.channels() != expected {
+            return Err(Error::invalid(format!("channels of the latents: expected {expected}, found {}", latents.channels())));
+        }
+        let mut denormalised = latents.clone();
+        self.vae().latent_norm().denormalise(denormalised.as_mut_slice());
+        denormalised.unpatchify(&self.cpu)
+    }
+
+    /// The decoded picture `[height, width, 3]`, about -1 to 1.
+    ///
+    /// # Errors
+    /// When the work was cancelled or memory lacks.
+    pub fn decode_picture(&self, latents: &Latents, tiling: Option<&Tiling>) -> Result<PictureBuffer> {
+        self.decode_with(&mut Context::new(&self.cpu), latents, tiling)
+    }
+
+    fn decode_with(&self, cx: &mut Context<'_>, latents: &Latents, tiling: Option<&Tiling>) -> Result<PictureBuffer> {
+        let latent = self.denormalise(latents)?;
+        let picture = match tiling {
+            Some(tiling) => self.vae().decode_tiled(cx, latent.view(), tiling)?,
+            None => self.vae().decode(cx, latent.view())?,
+        };
+        expect_finite("decoded picture", picture.as_slice())?;
+        Ok(picture)
+    }
+
+    /// The picture of finished latents.
+    ///
+    /// # Errors
+    /// As [`Pipeline::decode_picture`].
+    pub fn decode(&self, latents: &Latents) -> Result<Image> {
+        let picture = self.decode_picture(latents, None)?;
+        let (height, width, _) = picture.dim();
+        Ok(Image::from_decoded(width, height, picture.as_slice()))
+    }
+
+    /// The latents of a picture whose sides are multiples of 16: a reference for [`Pipeline::velocity_with`], or the
+    /// start of image-to-image.
+    ///
+    /// # Errors
+    /// When the VAE has no encoder, a side is no multiple of 16, the work was cancelled, or memory lacks.
+    pub fn encode_image(&self, image: &Image) -> Result<Latents> {
+        token_grid(image.width(), image.height())?;
+        let pixels = image.to_signed_unit();
+        let shape = (image.height(), image.width(), 3);
+        let view = ndarray::ArrayView3::from_shape(shape, &pixels)
+            .map_err(|e| Error::new(ErrorKind::Internal, "pixels of an image").with_source(e))?;
+        let latent = self.vae().encode(&mut Context::new(&self.cpu), view)?;
+        let mut latents = Latents::patchify(&latent)?;
+        self.vae().latent_norm().normalise(latents.as_mut_slice());
+        Ok(latents)
+    }
+
+    /// Paints one picture.
+    ///
+    /// # Errors
+    /// When the request is out of range, the cancel token was set, the result is not finite, or memory lacks.
+    pub fn generate(&self, request: &Request) -> Result<Generated> {
+        self.generate_with(request, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// Paints one picture and tells how it goes on; `observer` may end the work by `ControlFlow::Break`.
+    ///
+    /// # Errors
+    /// As [`Pipeline::generate`].
+    pub fn generate_with(
+        &self,
+        request: &Request,
+        observer: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<Generated> {
+        let mut notify = |event| match observer(event) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::new(ErrorKind::Cancelled, "stopped by the observer")),
+        };
+        let d = self.defaults();
+        let (width, height) = request.size.unwrap_or(d.size);
+        let steps = request.steps.unwrap_or(d.steps);
+        let taps = request.text_encoder_out_layers.as_ref().unwrap_or(&d.text_encoder_out_layers);
+        let max_sequence_length = request.max_sequence_length.unwrap_or(d.max_sequence_length);
+        // what can be wrong is found before work begins
+        let mut latents = self.noise(request)?;
+        let schedule = request.schedule.sigmas(steps, latents.tokens())?;
+        let guidance = self.guidance(request)?;
+        let mut timings = Timings::default();
+
+        let started = Instant::now();
+        let prompt = self.embed(&request.prompt, taps, max_sequence_length, &mut notify)?;
+        timings.text_encode = started.elapsed();
+
+        let steps = schedule.steps().len();
+        let tokens = prompt.embeds.tokens() + latents.tokens();
+        let mut scratch = Scratch::new(&self.cpu, self.transformer().config(), tokens)?;
+        for step in &schedule {
+            let started = Instant::now();
+            let mut on_part = |block, blocks| notify(Event::Step { step: step.index, steps, block, blocks });
+            let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
+            let velocity = self.predict(&mut cx, &latents, &[], &prompt, step.sigma, guidance, &mut scratch)?;
+            latents.advance(&velocity, step.delta())?;
+            timings.steps.push(started.elapsed());
+        }
+        drop(scratch);
+
+        let started = Instant::now();
+        let tiling = request.vae_tiling.then(|| self.vae().default_tiling());
+        let mut on_part = |part, parts| notify(Event::Decode { part, parts });
+        let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
+        let picture = self.decode_with(&mut cx, &latents, tiling.as_ref())?;
+        let image = Image::from_decoded(width, height, picture.as_slice());
+        timings.vae_decode = started.elapsed();
+
+        let recipe = Recipe {
+            schema: Recipe::SCHEMA,
+            engine: Recipe::ENGINE.to_owned(),
+            model: RecipeModel { name: self.model.name.clone(), ..RecipeModel::default() },
+            prompt: request.prompt.clone(),
+            tokens_used: prompt.tokens,
+            truncated: prompt.cut > 0,
+            seed: request.seed,
+            noise_source: request.noise_source,
+            steps,
+            sigmas: schedule.sigmas().to_vec(),
+            width,
+            height,
+            guidance,
+            isa_class: self.cpu.isa().name().to_owned(),
+            precision: PRECISION.to_owned(),
+            max_sequence_length,
+            text_encoder_out_layers: taps.clone(),
+            vae_tiling: request.vae_tiling,
+        };
+        Ok(Generated { image, recipe, timings, cut: prompt.cut })
+    }
+
+    /// The guidance value that the model embeds, if it embeds one.
+    fn guidance(&self, request: &Request) -> Result<Option<f32>> {
+        const DEFAULT: f32 = 4.0;
+        if !self.transformer().config().guidance_embeds {
+            return Ok(None);
+        }
+        let guidance = request.guidance.unwrap_or(DEFAULT);
+        if (0.0..=100.0).contains(&guidance) {
+            Ok(Some(guidance))
+        } else {
+            Err(Error::invalid(format!("guidance {guidance}: expected 0 to 100")))
+        }
+    }
+}
+
+impl Model {
+    fn load(dir: &ModelDir, options: &PipelineOptions) -> Result<Self> {
+        let side = dir.side_file()?;
+        let in_side_file = |e: Error| e.context(dir.root().join("bonsai.json").display());
+
+        let files = dir.component("transformer")?;
+        let weights = Weights::open(&files.weights, Component::Transformer)?;
+        let config_path = files.dir.join("config.json");
+        let config =
+            if config_path.exists() { read_json(&config_path)? } else { Flux2Config::detect(&weights)? };
+        let transformer = Flux2Transformer::load(&weights, config).map_err(|e| e.context("transformer"))?;
+
+        let files = dir.component("text_encoder")?;
+        let config: Qwen3Config = read_json(&files.dir.join("config.json"))?;
+        let taps = options.text_encoder_out_layers.clone().or(side.text_encoder_out_layers);
+        let taps = taps.unwrap_or_else(|| (1..=3).map(|quarter| config.num_hidden_layers * quarter / 4).collect());
+        check_taps(&taps, &config, transformer.config()).map_err(in_side_file)?;
+        let max_sequence_length = options.max_sequence_length.or(side.max_sequence_length);
+        let max_sequence_length = max_sequence_length.unwrap_or(DEFAULT_MAX_SEQUENCE_LENGTH);
+        check_length(max_sequence_length, &config).map_err(in_side_file)?;
+        let weights = Weights::open(&files.weights, Component::TextEncoder)?;
+        let last = taps.last().copied().unwrap_or(0);
+        let text_encoder = Qwen3::load(&weights, config, last).map_err(|e| e.context("text encoder"))?;
+
+        let files = dir.component("vae")?;
+        let config: VaeConfig = read_json(&files.dir.join("config.json"))?;
+        let vae = Vae::load(&Weights::open(&files.weights, Component::Vae)?, config).map_err(|e| e.context("vae"))?;
+        let (produced, read) = (transformer.config().out_channels(), vae.config().token_channels());
+        if produced != read || transformer.config().in_channels != read {
+            return Err(Error::mismatch(format!(
+                "{}: the transformer's tokens have {produced} channels, the VAE's {read}",
+                dir.root().display()
+            )));
+        }
+
+        let tokenizer = Tokenizer::open(&dir.tokenizer()?)?;
+        let (vocab, rows) = (tokenizer.vocab_size(), text_encoder.config().vocab_size);
+        if vocab > rows {
+            return Err(Error::mismatch(format!(
+                "{}: the tokenizer has {vocab} tokens, the text encoder's embedding {rows} rows",
+                dir.root().display()
+            )));
+        }
+        let size = side.default_size.map_or(DEFAULT_SIZE, |[width, height]| (width, height));
+        token_grid(size.0, size.1).map_err(|e| in_side_file(e.context("default_size")))?;
+        let steps = side.steps.unwrap_or(DEFAULT_STEPS);
+        let defaults = Defaults { text_encoder_out_layers: taps, max_sequence_length, size, steps };
+        let canonical = dir.root().canonicalize().unwrap_or_else(|_| dir.root().to_owned());
+        let name = canonical.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+        Ok(Self { name, defaults, tokenizer, text_encoder, transformer, vae })
+    }
+}
+
+fn check_taps(taps: &[usize], text_encoder: &Qwen3Config, transformer: &Flux2Config) -> Result<()> {
+    let layers = text_encoder.num_hidden_layers;
+    if taps.is_empty() || !taps.is_sorted_by(|a, b| a < b) || taps.iter().any(|&t| t > layers) {
+        return Err(Error::invalid(format!(
+            "text_encoder_out_layers {taps:?}: expected ascending numbers from 0 to {layers}"
+        )));
+    }
+    let (found, expected) = (taps.len() * text_encoder.hidden_size, transformer.joint_attention_dim);
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::mismatch(format!(
+        "text_encoder_out_layers {taps:?} of a text encoder {} wide make {found} channels, the transformer reads {expected}",
+        text_encoder.hidden_size
+    )))
+}
+
+fn check_length(max_sequence_length: usize, text_encoder: &Qwen3Config) -> Result<()> {
+    const LONGEST: usize = 4096;
+    let longest = LONGEST.min(text_encoder.max_position_embeddings);
+    if (1..=longest).contains(&max_sequence_length) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("max_sequence_length {max_sequence_length}: expected 1 to {longest}")))
+}
+
+fn expect_finite(what: &str, values: &[f32]) -> Result<()> {
+    if values.iter().fold(true, |ok, v| ok & v.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Numerical,
+        format!("{what}: NaN or infinity; the weights are damaged or belong to another model"),
+    ))
+}

@@ -1,0 +1,126 @@
+use crate::error::{Error, Result};
+use crate::latents::PIXELS_PER_TOKEN;
+use crate::noise::NoiseSource;
+use crate::scheduler::FlowMatchEuler;
+
+/// The longest side of a picture, in pixels.
+pub const MAX_SIDE: usize = 4096;
+
+/// What to paint. Fields that are `None` take the model's defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The prompt; it may be empty.
+    pub prompt: String,
+    /// Width and height in pixels, multiples of 16.
+    pub size: Option<(usize, usize)>,
+    /// Denoising steps.
+    pub steps: Option<usize>,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Which generator draws the noise.
+    pub noise_source: NoiseSource,
+    /// The noise levels, where they are not to follow from the steps.
+    pub schedule: Schedule,
+    /// Hidden states of the text encoder that make the prompt embeddings, ascending.
+    pub text_encoder_out_layers: Option<Vec<usize>>,
+    /// Tokens of the prompt, padding included.
+    pub max_sequence_length: Option<usize>,
+    /// Guidance value, for models that embed one.
+    pub guidance: Option<f32>,
+    /// Whether the picture is decoded in tiles: less memory, slightly another picture.
+    pub vae_tiling: bool,
+}
+
+/// How the noise levels are chosen.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
+pub enum Schedule {
+    /// Shifted by the empirical mu of steps and picture size, as FLUX.2 does.
+    #[default]
+    EmpiricalMu,
+    /// Shifted by a fixed factor.
+    FixedShift(f64),
+    /// These sigmas, strictly descending; a last 0 is added where it is missing.
+    Sigmas(Vec<f32>),
+}
+
+impl Request {
+    /// A request with the model's defaults and seed 0.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self {
+            prompt: prompt.into(),
+            size: None,
+            steps: None,
+            seed: 0,
+            noise_source: NoiseSource::default(),
+            schedule: Schedule::default(),
+            text_encoder_out_layers: None,
+            max_sequence_length: None,
+            guidance: None,
+            vae_tiling: false,
+        }
+    }
+
+    /// The same with this width and height in pixels.
+    #[must_use]
+    pub fn size(self, width: usize, height: usize) -> Self {
+        Self { size: Some((width, height)), ..self }
+    }
+
+    /// The same with this many denoising steps.
+    #[must_use]
+    pub fn steps(self, steps: usize) -> Self {
+        Self { steps: Some(steps), ..self }
+    }
+
+    /// The same with this seed.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+}
+
+/// Rows and columns of tokens of a picture.
+pub(crate) fn token_grid(width: usize, height: usize) -> Result<(usize, usize)> {
+    for (name, side) in [("width", width), ("height", height)] {
+        if side == 0 || side > MAX_SIDE {
+            return Err(Error::invalid(format!(
+                "{name} {side}: expected a multiple of {PIXELS_PER_TOKEN} from {PIXELS_PER_TOKEN} to {MAX_SIDE}"
+            )));
+        }
+        if !side.is_multiple_of(PIXELS_PER_TOKEN) {
+            let below = side / PIXELS_PER_TOKEN * PIXELS_PER_TOKEN;
+            let above = below + PIXELS_PER_TOKEN;
+            let nearest = if below == 0 { format!("{above}") } else { format!("{below} and {above}") };
+            return Err(Error::invalid(format!(
+                "{name} {side}: expected a multiple of {PIXELS_PER_TOKEN}; the nearest are {nearest}"
+            )));
+        }
+    }
+    Ok((height / PIXELS_PER_TOKEN, width / PIXELS_PER_TOKEN))
+}
+
+impl Schedule {
+    pub(crate) fn sigmas(&self, steps: usize, tokens: usize) -> Result<FlowMatchEuler> {
+        Ok(match self {
+            Self::EmpiricalMu => FlowMatchEuler::new(steps, tokens)?,
+            Self::FixedShift(shift) => FlowMatchEuler::fixed_shift(steps, *shift)?,
+            Self::Sigmas(sigmas) => FlowMatchEuler::from_sigmas(sigmas.clone())?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_name_their_neighbours() {
+        assert_eq!(token_grid(512, 256).unwrap(), (16, 32));
+        let message = token_grid(500, 512).unwrap_err().to_string();
+        assert!(message.contains("width 500") && message.contains("496 and 512"), "{message}");
+        for side in [0, MAX_SIDE + 16, 100_000] {
+            assert!(token_grid(512, side).is_err());
+        }
+    }
+}

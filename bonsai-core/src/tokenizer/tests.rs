@@ -1,0 +1,240 @@
+use std::fs;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+
+#[derive(Deserialize)]
+struct Golden {
+    max_length: usize,
+    pad_id: u32,
+    vocab_with_added: usize,
+    prompts: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    prompt: String,
+    text: String,
+    ids: Vec<u32>,
+    mask_ones: usize,
+    untruncated: usize,
+    plain_ids: Vec<u32>,
+    plain_decoded: String,
+}
+
+fn golden_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../golden")
+}
+
+fn model_file(name: &str) -> PathBuf {
+    golden_dir().join("model/tokenizer").join(name)
+}
+
+/// A folder with the named files of the golden tokenizer.
+fn copy(names: &[&str]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for name in names {
+        fs::copy(model_file(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+/// The golden tokenizer.json after `edit`.
+fn edited(edit: impl FnOnce(&mut Value)) -> TempDir {
+    let mut json: Value = serde_json::from_slice(&fs::read(model_file("tokenizer.json")).unwrap()).unwrap();
+    edit(&mut json);
+    with_files(&[("tokenizer.json", json.to_string().as_bytes())])
+}
+
+fn with_files(files: &[(&str, &[u8])]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for (name, bytes) in files {
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    dir
+}
+
+fn assert_golden(dir: &Path) {
+    let golden: Golden =
+        serde_json::from_slice(&fs::read(golden_dir().join("tokenizer/prompts.json")).unwrap()).unwrap();
+    let tokenizer = Tokenizer::open(dir).unwrap();
+    assert_eq!(tokenizer.pad_id(), golden.pad_id);
+    assert_eq!(tokenizer.vocab_size(), golden.vocab_with_added);
+    assert_eq!(golden.prompts.len(), 60);
+    for case in golden.prompts {
+        let prompt = &case.prompt;
+        assert_eq!(Tokenizer::chat_text(prompt), case.text);
+        let tokens = tokenizer.encode_prompt(prompt, golden.max_length).unwrap();
+        assert_eq!(tokens.ids, case.ids, "{prompt:?}");
+        let mask: Vec<bool> = (0..golden.max_length).map(|i| i < case.mask_ones).collect();
+        assert_eq!(tokens.mask, mask, "{prompt:?}");
+        assert_eq!(case.mask_ones + tokens.cut, case.untruncated, "{prompt:?}");
+        let plain = tokenizer.encode_text(prompt).unwrap();
+        assert_eq!(plain, case.plain_ids, "{prompt:?}");
+        assert_eq!(tokenizer.decode(&plain).unwrap(), case.plain_decoded);
+    }
+}
+
+fn open_error(dir: &TempDir) -> (ErrorKind, String) {
+    let error = Tokenizer::open(dir.path()).unwrap_err();
+    (error.kind(), error.to_string())
+}
+
+fn assert_refused(dir: &TempDir, words: &[&str]) {
+    let (kind, message) = open_error(dir);
+    assert_eq!(kind, ErrorKind::Tokenizer, "{message}");
+    for word in words {
+        assert!(message.contains(word), "{message:?} lacks {word:?}");
+    }
+}
+
+#[test]
+fn tokenizer_json_matches_the_reference() {
+    assert_golden(&golden_dir().join("model/tokenizer"));
+    assert_golden(copy(&["tokenizer.json"]).path());
+}
+
+#[test]
+fn vocab_and_merges_match_the_reference() {
+    assert_golden(copy(&["vocab.json", "merges.txt", "tokenizer_config.json"]).path());
+    assert_golden(copy(&["vocab.json", "merges.txt"]).path());
+}
+
+#[test]
+fn merges_as_lines_match_the_reference() {
+    let dir = edited(|json| {
+        for merge in json["model"]["merges"].as_array_mut().unwrap() {
+            *merge = json!(format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()));
+        }
+    });
+    assert_golden(dir.path());
+}
+
+#[test]
+fn padding_and_truncation_of_the_file_are_off() {
+    let dir = edited(|json| {
+        json["truncation"] =
+            json!({"direction": "Left", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
+        json["padding"] = json!({"strategy": {"Fixed": 99}, "direction": "Left", "pad_to_multiple_of": null,
+                                 "pad_id": 0, "pad_type_id": 0, "pad_token": "!"});
+    });
+    assert_golden(dir.path());
+}
+
+#[test]
+fn pad_token_comes_from_the_config() {
+    for config in [json!({"pad_token": "<|im_end|>"}), json!({"pad_token": {"content": "<|im_end|>"}})] {
+        let dir = copy(&["tokenizer.json"]);
+        fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        assert_eq!(Tokenizer::open(dir.path()).unwrap().pad_id(), 902);
+    }
+}
+
+#[test]
+fn lengths() {
+    let tokenizer = Tokenizer::open(&golden_dir().join("model/tokenizer")).unwrap();
+    let error = tokenizer.encode_prompt("a cat", 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    let tokens = tokenizer.encode_prompt("", 5).unwrap();
+    assert_eq!((tokens.ids.len(), tokens.mask, tokens.cut), (5, vec![true; 5], 7));
+    assert_eq!(tokenizer.decode(&[5000]).unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn a_long_run_of_anything_is_encoded() {
+    let tokenizer = Tokenizer::open(&golden_dir().join("model/tokenizer")).unwrap();
+    for c in [" ", "\n", "a", "é", "<|im_end|>", "\u{0}", "\t \n", "'s"] {
+        let text = c.repeat(20_000);
+        let ids = tokenizer.encode_text(&text).unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    }
+}
+
+#[test]
+fn missing_files() {
+    for dir in [TempDir::new().unwrap(), copy(&["vocab.json"]), copy(&["merges.txt"])] {
+        let (kind, message) = open_error(&dir);
+        assert_eq!(kind, ErrorKind::NotFound);
+        assert!(message.contains("vocab.json and merges.txt"), "{message}");
+    }
+}
+
+#[test]
+fn garbage_is_refused() {
+    let deep = "[".repeat(100_000);
+    let files: [&[u8]; 7] = [
+        b"",
+        b"\xff\xfe",
+        b"{",
+        b"[]",
+        b"null",
+        b"{\"model\":{\"vocab\":{},\"merges\":[]}}",
+        deep.as_bytes(),
+    ];
+    for bytes in files {
+        assert_refused(&with_files(&[("tokenizer.json", bytes)]), &["tokenizer.json", "expected"]);
+        assert_refused(
+            &with_files(&[("vocab.json", bytes), ("merges.txt", b"")]),
+            &["vocab.json", "expected"],
+        );
+    }
+    let dir = copy(&["vocab.json"]);
+    for merges in ["#version: 0.2\ns  t\n", "st\n", " t\n", "a b c\n"] {
+        fs::write(dir.path().join("merges.txt"), merges).unwrap();
+        assert_refused(&dir, &["merges.txt", "expected two tokens"]);
+    }
+    let dir = copy(&["tokenizer.json"]);
+    fs::write(dir.path().join("tokenizer_config.json"), "{\"pad_token\": 3}").unwrap();
+    assert_refused(&dir, &["tokenizer_config.json"]);
+}
+
+#[test]
+fn every_truncation_of_the_file_is_refused() {
+    let bytes = fs::read(model_file("tokenizer.json")).unwrap();
+    for end in (0..bytes.len() - 1).step_by(997) {
+        let dir = with_files(&[("tokenizer.json", &bytes[..end])]);
+        assert_eq!(open_error(&dir).0, ErrorKind::Tokenizer);
+    }
+}
+
+#[test]
+fn hostile_models_are_refused() {
+    // Each of these would make the underlying crate panic, or go wrong in silence.
+    let long = "x".repeat(1000);
+    assert_refused(&edited(|j| j["model"]["merges"][0] = json!(["s", "tttttttttttttttt"])), &["merge 0"]);
+    assert_refused(&edited(|j| j["model"]["merges"][0] = json!([long, long])), &["merge 0"]);
+    assert_refused(&edited(|j| j["model"]["continuing_subword_prefix"] = json!("##")), &["prefix"]);
+    assert_refused(&edited(|j| j["model"]["vocab"]["st"] = json!(0)), &["id 0"]);
+    assert_refused(&edited(|j| j["model"]["vocab"]["st"] = json!(u32::MAX)), &["4294967295"]);
+    assert_refused(&edited(|j| j["model"]["vocab"]["st"] = json!(-1)), &["tokenizer.json"]);
+    assert_refused(&edited(|j| drop(j["model"]["vocab"].as_object_mut().unwrap().remove("a"))), &["`a`"]);
+    assert_refused(&edited(|j| j["model"]["type"] = json!("WordPiece")), &["BPE"]);
+    assert_refused(&edited(|j| j["model"]["dropout"] = json!(0.5)), &["dropout"]);
+    assert_refused(&edited(|j| j["normalizer"] = json!({"type": "Lowercase"})), &["NFC"]);
+    assert_refused(
+        &edited(|j| j["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": []})),
+        &["Split"],
+    );
+    let pattern = |p: &str| {
+        let p = p.to_owned();
+        edited(move |j| j["pre_tokenizer"]["pretokenizers"][0]["pattern"] = json!({"Regex": p}))
+    };
+    assert_refused(&pattern("((((?=a){1000}){1000}){1000})"), &["repetition"]);
+    assert_refused(&pattern(&"(".repeat(4000)), &[]);
+    assert_refused(&pattern(&"(".repeat(5000)), &["short"]);
+    assert_refused(&edited(|j| j["added_tokens"][0]["lstrip"] = json!(true)), &["<|endoftext|>"]);
+    assert_refused(&edited(|j| j["added_tokens"][0]["id"] = json!(7)), &["id 7"]);
+    assert_refused(&edited(|j| j["added_tokens"][0]["content"] = json!("")), &["content"]);
+}
+
+#[test]
+fn missing_template_tokens_are_named() {
+    for (i, token) in ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].iter().enumerate() {
+        assert_refused(&edited(|j| drop(j["added_tokens"].as_array_mut().unwrap().remove(i))), &[token]);
+    }
+    assert_refused(&edited(|j| j["added_tokens"] = json!([])), &["<|im_start|>"]);
+}

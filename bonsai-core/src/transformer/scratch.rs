@@ -1,0 +1,56 @@
+use bonsai_kernels::Cpu;
+
+use super::Flux2Config;
+use crate::error::Result;
+use crate::nn::TokenBuffer;
+
+/// Rows that pass through the wide middle of a block at one time.
+const MLP_ROWS: usize = 384;
+
+/// Buffers of the denoising loop, sized once from config and token count.
+#[derive(Debug)]
+pub struct Scratch {
+    /// The residual stream: text rows, then image rows.
+    pub(super) x: TokenBuffer,
+    /// Normed rows, later what a block adds.
+    pub(super) norm: TokenBuffer,
+    pub(super) q: TokenBuffer,
+    pub(super) k: TokenBuffer,
+    pub(super) v: TokenBuffer,
+    pub(super) attn: TokenBuffer,
+    /// `[rows, 2 * mlp_size]`: gate and linear part of some rows.
+    pub(super) gate_up: TokenBuffer,
+    /// `[rows, hidden_size + mlp_size]`: input of a block's last linear for some rows.
+    pub(super) wide: TokenBuffer,
+}
+
+impl Scratch {
+    /// Buffers for `tokens` rows, text and image together.
+    ///
+    /// # Errors
+    /// When the memory can't be had.
+    pub fn new(cpu: &Cpu, config: &Flux2Config, tokens: usize) -> Result<Self> {
+        let (hidden, mlp) = (config.hidden_size(), config.mlp_size());
+        let zeros = |rows, channels| TokenBuffer::zeros(cpu, rows, channels);
+        let rows = MLP_ROWS.min(tokens);
+        Ok(Self {
+            x: zeros(tokens, hidden)?,
+            norm: zeros(tokens, hidden)?,
+            q: zeros(tokens, hidden)?,
+            k: zeros(tokens, hidden)?,
+            v: zeros(tokens, hidden)?,
+            attn: zeros(tokens, hidden)?,
+            gate_up: zeros(rows, 2 * mlp)?,
+            wide: zeros(rows, hidden + mlp)?,
+        })
+    }
+
+    pub(super) fn tokens(&self) -> usize {
+        self.x.tokens()
+    }
+
+    /// Rows that `gate_up` and `wide` hold.
+    pub(super) fn mlp_rows(&self) -> usize {
+        self.wide.tokens().max(1)
+    }
+}

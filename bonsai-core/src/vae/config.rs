@@ -1,0 +1,104 @@
+use serde::Deserialize;
+
+use crate::config::expect;
+use crate::error::Result;
+
+/// Sizes of an AutoencoderKLFlux2, as `config.json` states them.
+#[derive(Debug, Clone, Deserialize)]
+pub struct VaeConfig {
+    /// Channels of a picture.
+    #[serde(default = "default_picture_channels")]
+    pub in_channels: usize,
+    /// Channels of a decoded picture.
+    #[serde(default = "default_picture_channels")]
+    pub out_channels: usize,
+    /// Channels of each level, finest first.
+    pub block_out_channels: Vec<usize>,
+    /// The decoder's, where they differ.
+    pub decoder_block_out_channels: Option<Vec<usize>>,
+    /// Residual blocks of an encoder level; the decoder has one more.
+    #[serde(default = "default_layers")]
+    pub layers_per_block: usize,
+    /// Channels of a latent.
+    #[serde(default = "default_latent_channels")]
+    pub latent_channels: usize,
+    /// Groups of every group norm.
+    #[serde(default = "default_groups")]
+    pub norm_num_groups: usize,
+    /// Side of a tile in pixels.
+    #[serde(default = "default_sample_size")]
+    pub sample_size: usize,
+    /// Whether there is a 1x1 convolution behind the encoder.
+    #[serde(default = "yes")]
+    pub use_quant_conv: bool,
+    /// Whether there is a 1x1 convolution before the decoder.
+    #[serde(default = "yes")]
+    pub use_post_quant_conv: bool,
+    /// Whether the middle blocks attend.
+    #[serde(default = "yes")]
+    pub mid_block_add_attention: bool,
+    /// Epsilon beside the latent variances.
+    #[serde(default = "default_batch_norm_eps")]
+    pub batch_norm_eps: f32,
+    /// Latent pixels of one transformer token.
+    #[serde(default = "default_patch_size")]
+    pub patch_size: [usize; 2],
+}
+
+fn default_picture_channels() -> usize {
+    3
+}
+fn default_layers() -> usize {
+    2
+}
+fn default_latent_channels() -> usize {
+    32
+}
+fn default_groups() -> usize {
+    32
+}
+fn default_sample_size() -> usize {
+    1024
+}
+fn yes() -> bool {
+    true
+}
+fn default_batch_norm_eps() -> f32 {
+    1e-4
+}
+fn default_patch_size() -> [usize; 2] {
+    [2, 2]
+}
+
+impl VaeConfig {
+    /// Channels of each decoder level, finest first.
+    pub fn decoder_channels(&self) -> &[usize] {
+        self.decoder_block_out_channels.as_deref().unwrap_or(&self.block_out_channels)
+    }
+
+    /// Channels of one transformer token.
+    pub fn token_channels(&self) -> usize {
+        self.latent_channels * self.patch_size[0] * self.patch_size[1]
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        let groups = self.norm_num_groups;
+        expect((1..1 << 12).contains(&groups), "norm_num_groups", "a positive number")?;
+        let sound = |channels: &[usize]| {
+            (1..=8).contains(&channels.len())
+                && channels.iter().all(|&c| (1..1 << 14).contains(&c) && c.is_multiple_of(groups))
+        };
+        expect(sound(&self.block_out_channels), "block_out_channels", "1 to 8 multiples of norm_num_groups")?;
+        let decoder = self.decoder_channels();
+        expect(sound(decoder), "decoder_block_out_channels", "1 to 8 multiples of norm_num_groups")?;
+        let same = decoder.len() == self.block_out_channels.len();
+        expect(same, "decoder_block_out_channels", "as many levels as block_out_channels")?;
+        expect((1..=16).contains(&self.layers_per_block), "layers_per_block", "1 to 16")?;
+        expect((1..1 << 10).contains(&self.latent_channels), "latent_channels", "1 to 1023")?;
+        expect((1..=16).contains(&self.in_channels), "in_channels", "1 to 16")?;
+        expect(self.out_channels == 3, "out_channels", "3")?;
+        expect((1..1 << 16).contains(&self.sample_size), "sample_size", "a positive size")?;
+        expect(self.patch_size == [2, 2], "patch_size", "[2, 2]")?;
+        expect(self.batch_norm_eps >= 0.0 && self.batch_norm_eps < 1.0, "batch_norm_eps", "a small number")
+    }
+}

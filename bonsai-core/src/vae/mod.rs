@@ -1,0 +1,206 @@
+//! AutoencoderKLFlux2: latents to pictures and back.
+
+mod attn_block;
+mod config;
+mod decoder;
+mod encoder;
+mod latent_norm;
+mod resnet_block;
+mod tiling;
+
+use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
+use bonsai_kernels::norm::{ChannelAffine, group_norm};
+use ndarray::{ArrayView3, s};
+
+pub use config::VaeConfig;
+pub use latent_norm::LatentNorm;
+pub use tiling::Tiling;
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::nn::PictureBuffer;
+use crate::weights::Weights;
+use decoder::Decoder;
+use encoder::Encoder;
+
+const NORM_EPS: f32 = 1e-6;
+
+/// The autoencoder. Pictures and latents are `[height, width, channels]`.
+#[derive(Debug)]
+pub struct Vae {
+    config: VaeConfig,
+    quant_conv: Option<ConvWeights>,
+    post_quant_conv: Option<ConvWeights>,
+    encoder: Option<Encoder>,
+    decoder: Decoder,
+    latent_norm: LatentNorm,
+}
+
+impl Vae {
+    /// Builds the model. A file without an encoder makes one that only decodes.
+    ///
+    /// # Errors
+    /// When the config is unsound or a tensor is missing, left over, or of another shape or dtype.
+    pub fn load(w: &Weights, config: VaeConfig) -> Result<Self> {
+        config.validate()?;
+        let c = &config;
+        let latent = c.latent_channels;
+        let decoder = Decoder::load(&w.at("decoder"), c)?;
+        let encoder = if w.has("encoder.conv_in.weight") { Some(Encoder::load(&w.at("encoder"), c)?) } else { None };
+        let wants_quant = c.use_quant_conv && encoder.is_some();
+        let quant_conv = wants_quant.then(|| w.conv("quant_conv", 2 * latent, 2 * latent, 1)).transpose()?;
+        if !wants_quant {
+            w.skip("quant_conv.");
+        }
+        let post_quant_conv = c.use_post_quant_conv.then(|| w.conv("post_quant_conv", latent, latent, 1)).transpose()?;
+        let latent_norm = LatentNorm::load(&w.at("bn"), c)?;
+        w.finish()?;
+        Ok(Self { quant_conv, post_quant_conv, encoder, decoder, latent_norm, config })
+    }
+
+    /// The config.
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// Statistics between the transformer's latents and the decoder's.
+    pub fn latent_norm(&self) -> &LatentNorm {
+        &self.latent_norm
+    }
+
+    /// Whether pictures can be encoded.
+    pub fn can_encode(&self) -> bool {
+        self.encoder.is_some()
+    }
+
+    /// Pixels of a picture for each pixel of its latent, in one direction.
+    pub fn scale_factor(&self) -> usize {
+        1 << (self.config.block_out_channels.len() - 1)
+    }
+
+    /// Picture `[8 h, 8 w, 3]`, about -1 to 1, of a latent `[h, w, latent_channels]`.
+    ///
+    /// # Errors
+    /// When the latent has other channels, the work was cancelled, or memory lacks.
+    pub fn decode(&self, cx: &mut Context<'_>, latent: ArrayView3<'_, f32>) -> Result<PictureBuffer> {
+        if latent.dim().2 != self.config.latent_channels {
+            let expected = self.config.latent_channels;
+            return Err(Error::invalid(format!("latent channels: expected {expected}, found {}", latent.dim().2)));
+        }
+        let latent = PictureBuffer::copy_of(cx.cpu, latent)?;
+        let x = match &self.post_quant_conv {
+            Some(conv) => plain_conv(cx, conv, &latent)?,
+            None => latent,
+        };
+        cx.tap_picture(format_args!("post_quant_conv"), x.view());
+        self.decoder.forward(cx, x)
+    }
+
+    /// Mean of the posterior `[h, w, latent_channels]` of a picture `[8 h, 8 w, 3]` of about -1 to 1.
+    ///
+    /// # Errors
+    /// When there is no encoder, the picture is no whole number of latent pixels, the work was cancelled, or memory
+    /// lacks.
+    pub fn encode(&self, cx: &mut Context<'_>, picture: ArrayView3<'_, f32>) -> Result<PictureBuffer> {
+        let moments = self.encode_moments(cx, picture)?;
+        PictureBuffer::copy_of(cx.cpu, moments.view().slice(s![.., .., ..self.config.latent_channels]))
+    }
+
+    fn encode_moments(&self, cx: &mut Context<'_>, picture: ArrayView3<'_, f32>) -> Result<PictureBuffer> {
+        let encoder = self.encoder.as_ref().ok_or_else(|| {
+            Error::new(crate::ErrorKind::Unsupported, "this VAE file holds no encoder; pictures can't be encoded")
+        })?;
+        let (height, width, channels) = picture.dim();
+        let factor = self.scale_factor();
+        if !height.is_multiple_of(factor) || !width.is_multiple_of(factor) || channels != self.config.in_channels {
+            return Err(Error::invalid(format!(
+                "picture {width}x{height} with {channels} channels: expected sides that are multiples of {factor} and {} channels",
+                self.config.in_channels
+            )));
+        }
+        let moments = encoder.forward(cx, PictureBuffer::copy_of(cx.cpu, picture)?)?;
+        let moments = match &self.quant_conv {
+            Some(conv) => plain_conv(cx, conv, &moments)?,
+            None => moments,
+        };
+        cx.tap_picture(format_args!("quant_conv"), moments.view());
+        Ok(moments)
+    }
+
+    /// [`Vae::decode`] tile by tile, blended where tiles overlap. Another result than the whole decode: norms and
+    /// attention see one tile only.
+    ///
+    /// # Errors
+    /// As [`Vae::decode`].
+    pub fn decode_tiled(
+        &self,
+        cx: &mut Context<'_>,
+        latent: ArrayView3<'_, f32>,
+        tiling: &Tiling,
+    ) -> Result<PictureBuffer> {
+        tiling.check()?;
+        let (height, width, _) = latent.dim();
+        if height <= tiling.latent_size && width <= tiling.latent_size {
+            return self.decode(cx, latent);
+        }
+        tiling.decode(cx, latent, |cx, tile| self.decode(cx, tile))
+    }
+
+    /// [`Vae::encode`] tile by tile, as [`Vae::decode_tiled`].
+    ///
+    /// # Errors
+    /// As [`Vae::encode`].
+    pub fn encode_tiled(
+        &self,
+        cx: &mut Context<'_>,
+        picture: ArrayView3<'_, f32>,
+        tiling: &Tiling,
+    ) -> Result<PictureBuffer> {
+        tiling.check()?;
+        let (height, width, _) = picture.dim();
+        if height <= tiling.sample_size && width <= tiling.sample_size {
+            return self.encode(cx, picture);
+        }
+        let moments = tiling.encode(cx, picture, |cx, tile| self.encode_moments(cx, tile))?;
+        PictureBuffer::copy_of(cx.cpu, moments.view().slice(s![.., .., ..self.config.latent_channels]))
+    }
+
+    /// Tiles of the size that the config states.
+    pub fn default_tiling(&self) -> Tiling {
+        let sample_size = self.config.sample_size;
+        Tiling { sample_size, latent_size: sample_size / self.scale_factor(), overlap: 0.25 }
+    }
+}
+
+/// Weight and bias of a group norm.
+#[derive(Debug)]
+struct GroupNorm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    groups: usize,
+}
+
+impl GroupNorm {
+    fn load(w: &Weights, name: &str, channels: usize, c: &VaeConfig) -> Result<Self> {
+        let w = w.at(name);
+        let (weight, bias) = (w.values("weight", &[channels])?, w.values("bias", &[channels])?);
+        Ok(Self { weight, bias, groups: c.norm_num_groups })
+    }
+
+    fn of(&self, cx: &Context<'_>, x: &PictureBuffer) -> Result<ChannelAffine> {
+        Ok(group_norm(cx.cpu, x.view(), self.groups, NORM_EPS, &self.weight, &self.bias)?)
+    }
+}
+
+/// `conv(x)` into a new buffer.
+fn convolve(cx: &Context<'_>, conv: Conv2d<'_>, x: &PictureBuffer) -> Result<PictureBuffer> {
+    let (height, width, _) = x.dim();
+    let (height, width) = conv.sampling.output_size(height, width);
+    let mut out = PictureBuffer::zeros(cx.cpu, (height, width, conv.weights.out_channels()))?;
+    conv.run(cx.cpu, x.view(), out.view_mut())?;
+    Ok(out)
+}
+
+fn plain_conv(cx: &Context<'_>, weights: &ConvWeights, x: &PictureBuffer) -> Result<PictureBuffer> {
+    convolve(cx, Conv2d { weights, sampling: Sampling::Same, norm_silu: None, add: false }, x)
+}

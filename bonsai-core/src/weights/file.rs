@@ -1,0 +1,55 @@
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bonsai_kernels::SharedBytes;
+
+use super::dtype::Dtype;
+use super::{gguf, mapped, safetensors};
+use crate::error::{Error, Result};
+
+/// One tensor as it stands in a file.
+#[derive(Debug, Clone)]
+pub struct StoredTensor {
+    /// How its elements are written.
+    pub dtype: Dtype,
+    /// Row-major shape, outermost first.
+    pub shape: Vec<usize>,
+    /// Where its bytes stand in the file.
+    pub range: Range<usize>,
+}
+
+/// A mapped file of tensors, whatever its container.
+#[derive(Debug, Clone)]
+pub struct TensorFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// All bytes.
+    pub bytes: SharedBytes,
+    /// Its tensors by name.
+    pub tensors: BTreeMap<String, StoredTensor>,
+    /// `safetensors` or `gguf`.
+    pub container: &'static str,
+}
+
+impl TensorFile {
+    /// Opens a file; its container is known by its first bytes.
+    ///
+    /// # Errors
+    /// When it can't be read or its header is unsound; the message names the file and the offending part.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut magic = [0; 4];
+        let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+        let is_gguf = file.read_exact(&mut magic).is_ok() && &magic == b"GGUF";
+        drop(file);
+        let bytes = mapped::map(path)?;
+        let named = |e: Error| e.context(path.display());
+        let (container, tensors) = if is_gguf {
+            ("gguf", gguf::read(bytes.as_slice()).map_err(named)?)
+        } else {
+            ("safetensors", safetensors::read(bytes.as_slice()).map_err(named)?)
+        };
+        Ok(Self { path: path.to_owned(), bytes, tensors, container })
+    }
+}

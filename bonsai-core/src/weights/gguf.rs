@@ -1,0 +1,179 @@
+//! The GGUF container, versions 2 and 3, little-endian. Every count and length is checked against what is left of the
+//! file before anything is read or allocated.
+
+use std::collections::BTreeMap;
+
+use bonsai_kernels::weights::FloatType;
+
+use super::dtype::{BlockType, Dtype};
+use super::file::StoredTensor;
+use crate::error::{Error, ErrorKind, Result};
+
+const DEFAULT_ALIGNMENT: u64 = 32;
+/// Arrays may nest; deeper than this is no honest file.
+const MAX_DEPTH: usize = 4;
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: u64, what: &str) -> Result<&'a [u8]> {
+        let left = &self.bytes[self.at..];
+        let part = usize::try_from(n).ok().and_then(|n| left.get(..n)).ok_or_else(|| {
+            Error::format(format!("GGUF {what} at byte {}: {n} bytes expected, {} left", self.at, left.len()))
+        })?;
+        self.at += part.len();
+        Ok(part)
+    }
+
+    fn u32(&mut self, what: &str) -> Result<u32> {
+        self.take(4, what).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    }
+
+    fn u64(&mut self, what: &str) -> Result<u64> {
+        self.take(8, what).map(|b| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+    }
+
+    fn string(&mut self, what: &str) -> Result<&'a str> {
+        let len = self.u64(what)?;
+        let at = self.at;
+        std::str::from_utf8(self.take(len, what)?)
+            .map_err(|e| Error::format(format!("GGUF {what} at byte {at}: not UTF-8")).with_source(e))
+    }
+
+    /// Skips one value; returns it when it is a 32-bit unsigned integer.
+    fn value(&mut self, kind: u32, depth: usize) -> Result<Option<u32>> {
+        let size = match kind {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4 => return self.u32("value").map(Some),
+            5 | 6 => 4,
+            10..=12 => 8,
+            8 => return self.string("value").map(|_| None),
+            9 if depth < MAX_DEPTH => {
+                let (element, count) = (self.u32("array type")?, self.u64("array length")?);
+                if count > (self.bytes.len() - self.at) as u64 {
+                    return Err(Error::format(format!("GGUF array of {count} elements in a file of {} bytes", self.bytes.len())));
+                }
+                for _ in 0..count {
+                    self.value(element, depth + 1)?;
+                }
+                return Ok(None);
+            }
+            other => return Err(Error::format(format!("GGUF value type {other} at byte {}", self.at))),
+        };
+        self.take(size, "value").map(|_| None)
+    }
+}
+
+pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
+    let mut r = Reader { bytes, at: 4 };
+    match r.u32("version")? {
+        2 | 3 => {}
+        0x0200_0000 | 0x0300_0000 => {
+            return Err(Error::new(ErrorKind::Unsupported, "a big-endian GGUF file; little-endian ones are read"));
+        }
+        version => {
+            return Err(Error::new(ErrorKind::Unsupported, format!("GGUF version {version}; 2 and 3 are read")));
+        }
+    }
+    let (tensors, pairs) = (r.u64("tensor count")?, r.u64("pair count")?);
+    // an entry takes at least 12 bytes, so that absurd counts end here
+    let limit = bytes.len() as u64 / 12;
+    if tensors > limit || pairs > limit {
+        return Err(Error::format(format!("GGUF: {tensors} tensors and {pairs} pairs in a file of {} bytes", bytes.len())));
+    }
+    let mut alignment = DEFAULT_ALIGNMENT;
+    for _ in 0..pairs {
+        let key = r.string("key")?;
+        let kind = r.u32("value type")?;
+        let value = r.value(kind, 0).map_err(|e| e.context(format_args!("key {key}")))?;
+        if let ("general.alignment", Some(value)) = (key, value) {
+            alignment = value.into();
+        }
+    }
+    if !alignment.is_power_of_two() {
+        return Err(Error::format(format!("GGUF general.alignment is {alignment}, expected a power of two")));
+    }
+    let mut infos = Vec::new();
+    for _ in 0..tensors {
+        let name = r.string("tensor name")?.to_owned();
+        let info = tensor_info(&mut r).map_err(|e| e.context(format_args!("tensor {name}")))?;
+        infos.push((name, info));
+    }
+    let start = (r.at as u64).next_multiple_of(alignment);
+    let mut found = BTreeMap::new();
+    for (name, (dtype, shape, len, offset)) in infos {
+        let range = start
+            .checked_add(offset)
+            .and_then(|begin| Some((begin, begin.checked_add(len)?)))
+            .filter(|&(_, end)| end <= bytes.len() as u64)
+            .map(|(begin, end)| begin as usize..end as usize);
+        let range = range.ok_or_else(|| {
+            Error::format(format!("tensor {name}: {len} bytes at offset {offset} lie outside the file of {}", bytes.len()))
+        })?;
+        if found.insert(name.clone(), StoredTensor { dtype, shape, range }).is_some() {
+            return Err(Error::format(format!("tensor {name} is there twice")));
+        }
+    }
+    Ok(found)
+}
+
+fn tensor_info(r: &mut Reader<'_>) -> Result<(Dtype, Vec<usize>, u64, u64)> {
+    let dims = r.u32("dimensions")?;
+    if dims > 4 {
+        return Err(Error::format(format!("{dims} dimensions, expected at most 4")));
+    }
+    let mut shape = Vec::new();
+    for _ in 0..dims {
+        let n = r.u64("dimension")?;
+        shape.push(usize::try_from(n).map_err(|_| Error::format(format!("a dimension of {n}")))?);
+    }
+    let (id, offset) = (r.u32("tensor type")?, r.u64("offset")?);
+    // GGUF lists the contiguous axis first
+    let innermost = shape.first().copied().unwrap_or(1);
+    let (dtype, weights, bytes) = match id {
+        0 => (Dtype::Float(FloatType::F32), 1, 4),
+        1 => (Dtype::Float(FloatType::F16), 1, 2),
+        30 => (Dtype::Float(FloatType::Bf16), 1, 2),
+        24 => (Dtype::Other("I8".into()), 1, 1),
+        25 => (Dtype::Other("I16".into()), 1, 2),
+        26 => (Dtype::Other("I32".into()), 1, 4),
+        27 => (Dtype::I64, 1, 8),
+        28 => (Dtype::Other("F64".into()), 1, 8),
+        _ => {
+            let block = BlockType::from_id(id).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Unsupported,
+                    format!("ggml type {} is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q1_0 are", unknown_type(id)),
+                )
+            })?;
+            (Dtype::Block(block), block.weights(), block.bytes())
+        }
+    };
+    if !innermost.is_multiple_of(weights) {
+        return Err(Error::format(format!("a row of {innermost} weights is no whole number of {dtype} blocks of {weights}")));
+    }
+    let rows = shape.iter().skip(1).try_fold(1u64, |n, &d| n.checked_mul(d as u64));
+    let len = rows
+        .and_then(|rows| rows.checked_mul((innermost / weights) as u64)?.checked_mul(bytes as u64))
+        .ok_or_else(|| Error::format(format!("a shape of {shape:?}")))?;
+    shape.reverse();
+    Ok((dtype, shape, len, offset))
+}
+
+fn unknown_type(id: u32) -> String {
+    let name = match id {
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        29 => "IQ1_M",
+        _ => return format!("{id}"),
+    };
+    format!("{name} ({id})")
+}

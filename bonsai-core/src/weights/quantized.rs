@@ -1,0 +1,213 @@
+//! Packed containers to the kernels' weights: MLX triplets, ggml blocks, and half-precision matrices that are binary
+//! or ternary underneath.
+
+use bonsai_kernels::SharedBytes;
+use bonsai_kernels::weights::{
+    BinaryWeights, DenseWeights, FloatType, Int1Weights, Int2Weights, Int4Weights, Int8Weights, Scales, SizeError,
+    TernaryWeights, Weights,
+};
+
+use super::dtype::BlockType;
+
+/// Inputs that share a scale in every released binary and ternary checkpoint.
+const RELEASE_GROUP: usize = 128;
+
+/// Shape of an MLX triplet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MlxShape {
+    /// Bits of one code: 1, 2, 4 or 8.
+    pub bits: u32,
+    /// Inputs that share a scale.
+    pub group_size: usize,
+}
+
+impl MlxShape {
+    /// Bits and group size of a matrix of `cols` inputs, from the columns of `weight` (32-bit words) and `scales`.
+    /// `None` when they make no sense.
+    pub fn detect(cols: usize, word_cols: usize, scale_cols: usize) -> Option<Self> {
+        let bits = word_cols.checked_mul(32)?.checked_div(cols)? as u32;
+        let group_size = cols.checked_div(scale_cols)?;
+        let sound = matches!(bits, 1 | 2 | 4 | 8)
+            && word_cols * 32 == cols * bits as usize
+            && group_size > 0
+            && cols == group_size * scale_cols;
+        sound.then_some(Self { bits, group_size })
+    }
+}
+
+/// The weights of an MLX triplet, `w = scale * code + bias`. One bit with `bias = -scale / 2` is binary, two bits with
+/// `bias = -scale` and no code 3 is ternary; everything else stays affine.
+pub fn from_mlx(
+    rows: usize,
+    cols: usize,
+    shape: MlxShape,
+    codes: SharedBytes,
+    (scales, scale_type): (SharedBytes, FloatType),
+    (biases, bias_type): (SharedBytes, FloatType),
+) -> Result<Weights, SizeError> {
+    let group = shape.group_size;
+    let scale = |multiplier| Scales::new(scales.clone(), scale_type, multiplier);
+    let bias = Scales::new(biases, bias_type, 1.0);
+    // a bias is rounded to the type of the file, hence the slack
+    let mirrors = |s: f32, b: f32| (b + s).abs() <= s.abs() / 256.0;
+    Ok(match shape.bits {
+        1 if scale(0.5).iter().zip(bias.iter()).all(|(s, b)| mirrors(s, b)) => {
+            Weights::Binary(BinaryWeights::new(rows, cols, group, codes, scale(0.5))?)
+        }
+        2 if scale(1.0).iter().zip(bias.iter()).all(|(s, b)| mirrors(s, b)) && no_code_3(codes.as_slice()) => {
+            Weights::Ternary(TernaryWeights::new(rows, cols, group, codes, scale(1.0))?)
+        }
+        1 => Weights::Int1(Int1Weights::new(rows, cols, group, codes, scale(1.0), bias)?),
+        2 => Weights::Int2(Int2Weights::new(rows, cols, group, codes, scale(1.0), bias)?),
+        4 => Weights::Int4(Int4Weights::new(rows, cols, group, codes, scale(1.0), bias)?),
+        _ => Weights::Int8(Int8Weights::new(rows, cols, group, codes, scale(1.0), bias)?),
+    })
+}
+
+fn no_code_3(codes: &[u8]) -> bool {
+    codes.chunks(1 << 14).all(|block| block.iter().fold(0, |any, &b| any | b & (b >> 1) & 0x55) == 0)
+}
+
+/// The weights of ggml blocks `[rows, cols]`, exactly; `None` for block types that are not read.
+///
+/// `Q4_0` is `d (code - 8)` and `Q8_0` is `d code`; both are affine with the bias `-8 d` or, for codes moved into
+/// 0..=255, `-128 d`, which are exact.
+pub fn from_blocks(rows: usize, cols: usize, block: BlockType, bytes: &[u8]) -> Option<Result<Weights, SizeError>> {
+    let mut scales = Vec::with_capacity(bytes.len() / 9);
+    let mut codes = Vec::with_capacity(bytes.len());
+    for block_bytes in bytes.chunks_exact(block.bytes()) {
+        let (d, q) = block_bytes.split_at(2);
+        scales.extend_from_slice(d);
+        match block {
+            BlockType::Q1_0 => codes.extend_from_slice(q),
+            BlockType::Q4_0 => {
+                for half in [0, 4] {
+                    codes.extend(q.as_chunks::<2>().0.iter().map(|[a, b]| (a >> half & 15) | (b >> half & 15) << 4));
+                }
+            }
+            BlockType::Q8_0 => codes.extend(q.iter().map(|&q| q ^ 0x80)),
+            _ => return None,
+        }
+    }
+    let (scales, codes) = (SharedBytes::from_vec(scales), SharedBytes::from_vec(codes));
+    let scale = |multiplier| Scales::new(scales.clone(), FloatType::F16, multiplier);
+    let group = block.weights();
+    Some(match block {
+        BlockType::Q1_0 => BinaryWeights::new(rows, cols, group, codes, scale(1.0)).map(Weights::Binary),
+        BlockType::Q4_0 => Int4Weights::new(rows, cols, group, codes, scale(1.0), scale(-8.0)).map(Weights::Int4),
+        _ => Int8Weights::new(rows, cols, group, codes, scale(1.0), scale(-128.0)).map(Weights::Int8),
+    })
+}
+
+/// A dense matrix, or the binary or ternary one that it exactly is.
+///
+/// In an unpacked checkpoint every group of 128 inputs holds one magnitude `s`: all `-s` and `+s` is binary, zeros
+/// among them make it ternary. A matrix that is not of that form bit for bit stays dense.
+pub fn from_dense(
+    rows: usize,
+    cols: usize,
+    float_type: FloatType,
+    values: SharedBytes,
+) -> Result<Weights, SizeError> {
+    let recovered = match float_type {
+        FloatType::F16 | FloatType::Bf16 if cols > 0 && cols.is_multiple_of(RELEASE_GROUP) => {
+            recover(rows, cols, float_type, values.as_slice())
+        }
+        _ => None,
+    };
+    match recovered {
+        Some(weights) => weights,
+        None => DenseWeights::new(rows, cols, float_type, values).map(Weights::Dense),
+    }
+}
+
+fn recover(rows: usize, cols: usize, float_type: FloatType, bytes: &[u8]) -> Option<Result<Weights, SizeError>> {
+    let groups = bytes.as_chunks::<{ 2 * RELEASE_GROUP }>().0;
+    if groups.len() * 2 * RELEASE_GROUP != bytes.len() {
+        return None;
+    }
+    let mut scales = Vec::new();
+    let (mut any_zero, mut any_scale) = (false, false);
+    // first proof, then packing: an ordinary matrix fails at its first group
+    for group in groups {
+        let halves = group.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b) & 0x7fff);
+        let s = halves.clone().fold(0, u16::max);
+        let (alien, zero) = halves.fold((false, false), |(alien, zero), h| {
+            (alien | (h != s) & (h != 0), zero | (h == 0))
+        });
+        let infinite = if float_type == FloatType::F16 { 0x7c00 } else { 0x7f80 };
+        if alien || s >= infinite {
+            return None;
+        }
+        // a group of zeros fits both forms
+        any_zero |= zero && s != 0;
+        any_scale |= s != 0;
+        scales.extend_from_slice(&s.to_le_bytes());
+    }
+    if !any_scale {
+        return None;
+    }
+    let scales = Scales::new(SharedBytes::from_vec(scales), float_type, 1.0);
+    let halves = bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+    let mut codes = Vec::new();
+    if any_zero {
+        codes.resize(rows * cols / 4, 0u8);
+        for (i, h) in halves.enumerate() {
+            let code = if h & 0x7fff == 0 { 1 } else if h >> 15 == 0 { 2 } else { 0 };
+            codes[i / 4] |= code << (2 * (i % 4));
+        }
+        Some(TernaryWeights::new(rows, cols, RELEASE_GROUP, SharedBytes::from_vec(codes), scales).map(Weights::Ternary))
+    } else {
+        codes.resize(rows * cols / 8, 0u8);
+        for (i, h) in halves.enumerate() {
+            codes[i / 8] |= u8::from(h >> 15 == 0) << (i % 8);
+        }
+        Some(BinaryWeights::new(rows, cols, RELEASE_GROUP, SharedBytes::from_vec(codes), scales).map(Weights::Binary))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn half_bytes(values: &[f32]) -> SharedBytes {
+        SharedBytes::from_vec(values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect())
+    }
+
+    fn recovered(values: &[f32], rows: usize) -> Weights {
+        from_dense(rows, values.len() / rows, FloatType::F16, half_bytes(values)).unwrap()
+    }
+
+    #[test]
+    fn a_binary_matrix_is_recognised_and_exact() {
+        let values: Vec<f32> = (0..512).map(|i| if i * 7 % 5 < 2 { 0.25 } else { -0.25 } * (1 + i / 128) as f32).collect();
+        let weights = recovered(&values, 2);
+        assert_eq!(weights.kind(), "binary");
+        assert_eq!([weights.row(0), weights.row(1)].concat(), values);
+    }
+
+    #[test]
+    fn a_ternary_matrix_is_recognised_and_exact() {
+        let values: Vec<f32> = (0..256).map(|i| [0.5, 0.0, -0.5][i * 11 % 3]).collect();
+        let weights = recovered(&values, 2);
+        assert_eq!(weights.kind(), "ternary");
+        assert_eq!([weights.row(0), weights.row(1)].concat(), values);
+    }
+
+    #[test]
+    fn one_other_value_keeps_a_matrix_dense() {
+        let mut values = vec![0.5; 256];
+        values[200] = 0.25;
+        assert_eq!(recovered(&values, 2).kind(), "f16");
+        assert_eq!(recovered(&[0.0; 256], 2).kind(), "f16");
+    }
+
+    #[test]
+    fn mlx_shapes_are_detected_or_refused() {
+        assert_eq!(MlxShape::detect(3072, 96, 24), Some(MlxShape { bits: 1, group_size: 128 }));
+        assert_eq!(MlxShape::detect(2560, 320, 40), Some(MlxShape { bits: 4, group_size: 64 }));
+        for (cols, words, scales) in [(0, 1, 1), (128, 12, 1), (128, 4, 0), (128, 4, 3), (100, 0, 1)] {
+            assert_eq!(MlxShape::detect(cols, words, scales), None);
+        }
+    }
+}
