@@ -1,6 +1,47 @@
-//! Text to image on a plain CPU.
+//! Text to image on a plain CPU: FLUX.2 Klein and 1-bit Bonsai Image, without GPU, Python or cloud.
+//!
+//! ```no_run
+//! use bonsai_core::{Pipeline, Request};
+//!
+//! # fn main() -> Result<(), bonsai_core::Error> {
+//! let pipeline = Pipeline::open("models/bonsai-image-4b-binary")?;
+//! let request = Request::new("a bonsai in a glass jar").size(512, 512).steps(4).seed(42);
+//! let picture = pipeline.generate(&request)?;
+//! picture.save_png("bonsai.png")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Pipeline::generate`] hides nothing: the same steps are public, one by one.
+//!
+//! ```no_run
+//! use bonsai_core::noise::NoiseSource;
+//! use bonsai_core::scheduler::FlowMatchEuler;
+//! use bonsai_core::{Latents, Pipeline};
+//!
+//! # fn main() -> Result<(), bonsai_core::Error> {
+//! let pipeline = Pipeline::open("models/bonsai-image-4b-binary")?;
+//! let prompt = pipeline.encode_prompt("a bonsai in a glass jar")?; // [512, 7680]
+//! let mut latents = Latents::noise(NoiseSource::TorchCpu, 42, 32, 32, 128)?; // [1024, 128]
+//! for step in &FlowMatchEuler::new(4, latents.tokens())? {
+//!     let velocity = pipeline.velocity(&latents, &prompt, step.sigma)?;
+//!     latents.advance(&velocity, step.delta())?;
+//! }
+//! let image = pipeline.decode(&latents)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The parts, in the order in which the data meets them: [`tokenizer`], [`text_encoder`], [`noise`], [`latents`],
+//! [`transformer`], [`scheduler`], [`vae`], [`image`]; [`weights`] reads files, [`pipeline`] tells the story.
+//! A library of this kind is a guest: it keeps no global state, prints nothing, and reads no environment variable but
+//! `BONSAI_ISA`, which may lower the instruction set.
 
 #![deny(unsafe_code)]
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 mod config;
 mod context;

@@ -78,6 +78,17 @@ impl Request {
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
+
+    /// Finds what is wrong whatever the model: the size and the number of steps, where they are given.
+    ///
+    /// # Errors
+    /// When a side is no multiple of 16 or out of range, or so is the number of steps.
+    pub fn check(&self) -> Result<()> {
+        let tokens = self.size.map(|(width, height)| token_grid(width, height)).transpose()?;
+        let (rows, columns) = tokens.unwrap_or((1, 1));
+        let steps = self.steps.unwrap_or(1);
+        self.schedule.sigmas(steps, rows * columns).map(|_| ())
+    }
 }
 
 /// Rows and columns of tokens of a picture.

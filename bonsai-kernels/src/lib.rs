@@ -1,4 +1,29 @@
-//! Numbers on one machine.
+//! Numbers on one machine: what a 1-bit diffusion transformer computes with, on whatever CPU there is.
+//!
+//! [`Cpu`] is the handle that every operation takes: the instruction set (chosen once, at run time), the threads, the
+//! source of large buffers, and a token that cancels. [`weights`] says what stored bits mean; [`gemm`] multiplies
+//! activations with them; [`attention`], [`conv2d`], [`norm`], [`rope`] and [`activation`] do the rest.
+//!
+//! ```
+//! use bonsai_kernels::gemm::{Epilogue, matmul};
+//! use bonsai_kernels::weights::{BinaryWeights, Scales, Weights};
+//! use bonsai_kernels::{Cpu, Isa, SharedBytes};
+//! use ndarray::Array2;
+//!
+//! // two outputs of 128 inputs each: all +0.5, and all -0.25
+//! let bits = SharedBytes::from_vec([[0xff; 16], [0x00; 16]].concat());
+//! let scales = Scales::from_f32(&[0.5, 0.25]);
+//! let weights = Weights::Binary(BinaryWeights::new(2, 128, 128, bits, scales)?);
+//!
+//! let x = Array2::from_elem((3, 128), 1.0);
+//! let mut y = Array2::zeros((3, 2));
+//! matmul(&Cpu::new(Isa::best()), x.view(), &weights, y.view_mut(), Epilogue::Store)?;
+//! assert_eq!(y.row(2).to_vec(), [64.0, -32.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Results never depend on the number of threads. Each kernel has a plain twin (`reference` in its module) that says in
+//! f64 what it should compute; `tests/parity.rs` holds them together on every instruction set of the machine.
 #![deny(unsafe_code)]
 
 pub mod activation;
