@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use bonsai_kernels::attention::{Heads, Mask, attention};
 use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
-use bonsai_kernels::gemm::{Activations, ActivationPrecision, Epilogue};
+use bonsai_kernels::gemm::{ActivationPrecision, Activations, Epilogue};
 use bonsai_kernels::weights::{
     BinaryWeights, DenseWeights, FloatType, Int4Weights, Scales, TernaryWeights, Weights,
 };
 use bonsai_kernels::{Cpu, Isa, RayonThreads, SharedBytes};
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
 use ndarray::{Array2, Array3, ArrayView2};
 
 /// (M, K, N) of the transformer's linears at 512x512 (1,536 tokens).
@@ -42,7 +44,10 @@ fn kinds(n: usize, k: usize) -> Vec<Weights> {
         Weights::Binary(BinaryWeights::new(n, k, 128, bytes(n * k / 8), scales(128)).expect("shape")),
         Weights::Ternary(TernaryWeights::new(n, k, 128, trits, scales(128)).expect("shape")),
         Weights::Int4(Int4Weights::new(n, k, 64, bytes(n * k / 2), scales(64), scales(64)).expect("shape")),
-        Weights::Dense(DenseWeights::new(n, k, FloatType::Bf16, SharedBytes::from_vec(vec![0x3c; 2 * n * k])).expect("shape")),
+        Weights::Dense(
+            DenseWeights::new(n, k, FloatType::Bf16, SharedBytes::from_vec(vec![0x3c; 2 * n * k]))
+                .expect("shape"),
+        ),
     ]
 }
 
@@ -74,7 +79,8 @@ fn linear(c: &mut Criterion) {
             for cpu in cpus() {
                 group.bench_function(cpu.isa().name(), |b| {
                     b.iter(|| {
-                        let rows = Activations::prepare(&cpu, x.view(), ActivationPrecision::F32).expect("memory");
+                        let rows =
+                            Activations::prepare(&cpu, x.view(), ActivationPrecision::F32).expect("memory");
                         rows.matmul(&cpu, &weights, y.view_mut(), Epilogue::Store).expect("memory");
                     });
                 });
@@ -108,9 +114,11 @@ fn convolve(c: &mut Criterion) {
         let x = Array3::from_shape_vec((size, size, channels), noise(size * size * channels)).expect("shape");
         let mut y = Array3::zeros((size, size, channels));
         let values = vec![0x3c; channels * channels * 9 * 2];
-        let weights = ConvWeights::new(channels, channels, 3, FloatType::Bf16, &values, vec![0.0; channels]).expect("shape");
+        let weights = ConvWeights::new(channels, channels, 3, FloatType::Bf16, &values, vec![0.0; channels])
+            .expect("shape");
         let conv = Conv2d { weights: &weights, sampling: Sampling::Same, norm_silu: None, add: false };
-        let mut group = group(c, &format!("conv3x3/{size}x{size}x{channels}"), size * size * channels * channels * 9);
+        let mut group =
+            group(c, &format!("conv3x3/{size}x{size}x{channels}"), size * size * channels * channels * 9);
         for cpu in cpus() {
             group.bench_function(cpu.isa().name(), |b| b.iter(|| conv.run(&cpu, x.view(), y.view_mut())));
         }

@@ -30,7 +30,10 @@ impl Latents {
         if expected == Some(tokens.len()) {
             return Ok(Self { tokens, height, width, channels });
         }
-        Err(Error::invalid(format!("latents: expected {height} x {width} x {channels} values, found {}", tokens.len())))
+        Err(Error::invalid(format!(
+            "latents: expected {height} x {width} x {channels} values, found {}",
+            tokens.len()
+        )))
     }
 
     /// From planes `[channels, height, width]`, the order in which noise is drawn.
@@ -54,7 +57,13 @@ impl Latents {
     ///
     /// # Errors
     /// When the grid is empty.
-    pub fn noise(source: NoiseSource, seed: u64, height: usize, width: usize, channels: usize) -> Result<Self> {
+    pub fn noise(
+        source: NoiseSource,
+        seed: u64,
+        height: usize,
+        width: usize,
+        channels: usize,
+    ) -> Result<Self> {
         let planes = noise::normal(source, seed, height * width * channels);
         Self::from_planes(height, width, channels, &planes)
     }

@@ -52,7 +52,10 @@ impl ModelDir {
         let what = if root.exists() { "is a file" } else { "does not exist" };
         Err(Error::new(
             ErrorKind::NotFound,
-            format!("{}: {what}; expected a model directory with transformer, text_encoder, vae and tokenizer folders", root.display()),
+            format!(
+                "{}: {what}; expected a model directory with transformer, text_encoder, vae and tokenizer folders",
+                root.display()
+            ),
         ))
     }
 
@@ -97,7 +100,8 @@ impl ModelDir {
         let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
         files.sort();
         let ending = |suffix: &str| -> Vec<PathBuf> {
-            let matches = |p: &&PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with(suffix));
+            let matches =
+                |p: &&PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with(suffix));
             files.iter().filter(matches).cloned().collect()
         };
         let weights = match ending(".safetensors.index.json").as_slice() {

@@ -49,7 +49,10 @@ pub struct PipelineOptions {
 
 impl fmt::Debug for PipelineOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PipelineOptions").field("threads", &self.threads).field("isa", &self.isa).finish_non_exhaustive()
+        f.debug_struct("PipelineOptions")
+            .field("threads", &self.threads)
+            .field("isa", &self.isa)
+            .finish_non_exhaustive()
     }
 }
 
@@ -65,14 +68,17 @@ impl PipelineOptions {
             Some(isa) => isa,
             None => Isa::from_env().map_err(|e| Error::invalid(e.to_string()))?,
         };
-        let threads: Arc<dyn ParallelFor> = match &self.parallel_for {
-            Some(threads) => Arc::clone(threads),
-            None => {
-                let all = || std::thread::available_parallelism().map_or(1, usize::from);
-                let pool = RayonThreads::new(self.threads.unwrap_or_else(all));
-                Arc::new(pool.map_err(|e| Error::new(ErrorKind::Io, "threads could not be started").with_source(e))?)
-            }
-        };
+        let threads: Arc<dyn ParallelFor> =
+            match &self.parallel_for {
+                Some(threads) => Arc::clone(threads),
+                None => {
+                    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+                    let pool = RayonThreads::new(self.threads.unwrap_or_else(all));
+                    Arc::new(pool.map_err(|e| {
+                        Error::new(ErrorKind::Io, "threads could not be started").with_source(e)
+                    })?)
+                }
+            };
         let mut cpu = Cpu::new(isa).with_threads(threads);
         if let Some(allocator) = &self.allocator {
             cpu = cpu.with_allocator(Arc::clone(allocator));
@@ -271,7 +277,12 @@ impl Pipeline {
     ///
     /// # Errors
     /// When a tap lies beyond the loaded layers or the length is out of range; also as [`Pipeline::encode_prompt`].
-    pub fn encode_prompt_with(&self, prompt: &str, taps: &[usize], max_sequence_length: usize) -> Result<PromptEmbeds> {
+    pub fn encode_prompt_with(
+        &self,
+        prompt: &str,
+        taps: &[usize],
+        max_sequence_length: usize,
+    ) -> Result<PromptEmbeds> {
         self.embed(prompt, taps, max_sequence_length, &mut |_| Ok(()))
     }
 
@@ -287,6 +298,7 @@ impl Pipeline {
         let tokens = self.tokenizer().encode_prompt(prompt, max_sequence_length)?;
         let used = tokens.mask.iter().filter(|&&m| m).count();
         if tokens.cut > 0 {
+            tracing::warn!(kept = used, cut = tokens.cut, "the prompt is too long");
             notify(Event::PromptCut { kept: used, cut: tokens.cut })?;
         }
         let mut on_part = |layer, layers| notify(Event::TextEncode { layer, layers });
@@ -329,12 +341,16 @@ impl Pipeline {
         guidance: Option<f32>,
     ) -> Result<Latents> {
         let tokens = latents.tokens() + references.iter().map(Latents::tokens).sum::<usize>();
-        let mut scratch = Scratch::new(&self.cpu, self.transformer().config(), prompt.embeds.tokens() + tokens)?;
+        let mut scratch =
+            Scratch::new(&self.cpu, self.transformer().config(), prompt.embeds.tokens() + tokens)?;
         let mut cx = Context::new(&self.cpu);
         self.predict(&mut cx, latents, references, prompt, sigma, guidance, &mut scratch)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the arguments of `velocity_with`, and the buffers of a loop")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the arguments of `velocity_with`, and the buffers of a loop"
+    )]
     fn predict(
         &self,
         cx: &mut Context<'_>,
@@ -351,7 +367,9 @@ impl Pipeline {
         for (r, reference) in references.iter().enumerate() {
             if reference.channels() != latents.channels() {
                 let (found, expected) = (reference.channels(), latents.channels());
-                return Err(Error::invalid(format!("channels of reference {r}: expected {expected}, found {found}")));
+                return Err(Error::invalid(format!(
+                    "channels of reference {r}: expected {expected}, found {found}"
+                )));
             }
             positions.extend(image_positions(10 + 10 * r as i32, reference.height(), reference.width()));
         }
@@ -386,7 +404,10 @@ impl Pipeline {
     pub fn denormalise(&self, latents: &Latents) -> Result<PictureBuffer> {
         let expected = self.vae().config().token_channels();
         if latents.channels() != expected {
-            return Err(Error::invalid(format!("channels of the latents: expected {expected}, found {}", latents.channels())));
+            return Err(Error::invalid(format!(
+                "channels of the latents: expected {expected}, found {}",
+                latents.channels()
+            )));
         }
         let mut denormalised = latents.clone();
         self.vae().latent_norm().denormalise(denormalised.as_mut_slice());
@@ -401,7 +422,12 @@ impl Pipeline {
         self.decode_with(&mut Context::new(&self.cpu), latents, tiling)
     }
 
-    fn decode_with(&self, cx: &mut Context<'_>, latents: &Latents, tiling: Option<&Tiling>) -> Result<PictureBuffer> {
+    fn decode_with(
+        &self,
+        cx: &mut Context<'_>,
+        latents: &Latents,
+        tiling: Option<&Tiling>,
+    ) -> Result<PictureBuffer> {
         let latent = self.denormalise(latents)?;
         let picture = match tiling {
             Some(tiling) => self.vae().decode_tiled(cx, latent.view(), tiling)?,
@@ -467,6 +493,7 @@ impl Pipeline {
         // what can be wrong is found before work begins
         let mut latents = self.noise(request)?;
         let schedule = request.schedule.sigmas(steps, latents.tokens())?;
+        tracing::debug!(width, height, steps, seed = request.seed, cpu = ?self.cpu, "generate");
         let guidance = self.guidance(request)?;
         let mut timings = Timings::default();
 
@@ -481,7 +508,8 @@ impl Pipeline {
             let started = Instant::now();
             let mut on_part = |block, blocks| notify(Event::Step { step: step.index, steps, block, blocks });
             let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
-            let velocity = self.predict(&mut cx, &latents, &[], &prompt, step.sigma, guidance, &mut scratch)?;
+            let velocity =
+                self.predict(&mut cx, &latents, &[], &prompt, step.sigma, guidance, &mut scratch)?;
             latents.advance(&velocity, step.delta())?;
             timings.steps.push(started.elapsed());
         }
@@ -544,11 +572,13 @@ impl Model {
         let config =
             if config_path.exists() { read_json(&config_path)? } else { Flux2Config::detect(&weights)? };
         let transformer = Flux2Transformer::load(&weights, config).map_err(|e| e.context("transformer"))?;
+        trace_component("transformer", &weights);
 
         let files = dir.component("text_encoder")?;
         let config: Qwen3Config = read_json(&files.dir.join("config.json"))?;
         let taps = options.text_encoder_out_layers.clone().or(side.text_encoder_out_layers);
-        let taps = taps.unwrap_or_else(|| (1..=3).map(|quarter| config.num_hidden_layers * quarter / 4).collect());
+        let taps =
+            taps.unwrap_or_else(|| (1..=3).map(|quarter| config.num_hidden_layers * quarter / 4).collect());
         check_taps(&taps, &config, transformer.config()).map_err(in_side_file)?;
         let max_sequence_length = options.max_sequence_length.or(side.max_sequence_length);
         let max_sequence_length = max_sequence_length.unwrap_or(DEFAULT_MAX_SEQUENCE_LENGTH);
@@ -556,10 +586,13 @@ impl Model {
         let weights = Weights::open(&files.weights, Component::TextEncoder)?;
         let last = taps.last().copied().unwrap_or(0);
         let text_encoder = Qwen3::load(&weights, config, last).map_err(|e| e.context("text encoder"))?;
+        trace_component("text encoder", &weights);
 
         let files = dir.component("vae")?;
         let config: VaeConfig = read_json(&files.dir.join("config.json"))?;
-        let vae = Vae::load(&Weights::open(&files.weights, Component::Vae)?, config).map_err(|e| e.context("vae"))?;
+        let weights = Weights::open(&files.weights, Component::Vae)?;
+        let vae = Vae::load(&weights, config).map_err(|e| e.context("vae"))?;
+        trace_component("vae", &weights);
         let (produced, read) = (transformer.config().out_channels(), vae.config().token_channels());
         if produced != read || transformer.config().in_channels != read {
             return Err(Error::mismatch(format!(
@@ -584,6 +617,12 @@ impl Model {
         let name = canonical.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
         Ok(Self { name, defaults, tokenizer, text_encoder, transformer, vae })
     }
+}
+
+fn trace_component(component: &str, weights: &Weights) {
+    let mut kinds = std::collections::BTreeMap::<_, usize>::new();
+    weights.kinds().into_values().for_each(|kind| *kinds.entry(kind).or_default() += 1);
+    tracing::debug!(component, ?kinds, containers = weights.containers(), "loaded");
 }
 
 fn check_taps(taps: &[usize], text_encoder: &Qwen3Config, transformer: &Flux2Config) -> Result<()> {

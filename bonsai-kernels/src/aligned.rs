@@ -138,8 +138,10 @@ impl SharedBytes {
 
     /// A part of this range, sharing the same owner; `None` when it does not lie inside.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
-        let (start, end) = (self.range.start.checked_add(range.start)?, self.range.start.checked_add(range.end)?);
-        (start <= end && end <= self.range.end).then(|| Self { owner: Arc::clone(&self.owner), range: start..end })
+        let (start, end) =
+            (self.range.start.checked_add(range.start)?, self.range.start.checked_add(range.end)?);
+        (start <= end && end <= self.range.end)
+            .then(|| Self { owner: Arc::clone(&self.owner), range: start..end })
     }
 
     /// The bytes.

@@ -2,13 +2,13 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
+use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
-use crate::isa::{Token, dispatch};
-use crate::math;
+use crate::isa::dispatch;
 use crate::rows::row_of;
+use crate::softmax::softmax_step;
 use crate::tile::F32Tile;
-use crate::Cpu;
 
 /// Heads side by side in a row of queries, keys or values.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +93,8 @@ fn attend<T: F32Tile>(
             blocks,
             || Ok(()),
             |(), (index, block)| {
-                let columns = (first_kv + index / key_blocks) * dim..(first_kv + index / key_blocks + 1) * dim;
+                let columns =
+                    (first_kv + index / key_blocks) * dim..(first_kv + index / key_blocks + 1) * dim;
                 block.fill(0.0);
                 let first_key = index % key_blocks * layout.keys;
                 for (lane, key) in (first_key..keys.min(first_key + layout.keys)).enumerate() {
@@ -124,7 +125,8 @@ fn attend<T: F32Tile>(
                 let columns = (first_head + h) * dim..(first_head + h + 1) * dim;
                 let query = |i: usize| &row_of(&q, first_query + i)[columns.clone()];
                 let panels = &panels[h / per_kv * head_len..][..head_len];
-                Queries { layout: &layout, mask, keys, first_query }.attend(cpu, t, query, panels, scratch, out)
+                Queries { layout: &layout, mask, keys, first_query }
+                    .attend(cpu, t, query, panels, scratch, out)
             },
         )?;
     }
@@ -245,14 +247,14 @@ impl Queries<'_> {
                 scores.fill(0.0);
                 let rows = &scratch.queries[tile * T::MR * row_stride..];
                 t.tile(layout.keys, layout.dim, rows, row_stride, keys, scores);
-                let sums = &mut scratch.sums[tile * T::MR * layout.value_width..][..T::MR * layout.value_width];
+                let sums =
+                    &mut scratch.sums[tile * T::MR * layout.value_width..][..T::MR * layout.value_width];
                 for r in 0..T::MR {
                     let row = &mut scores[r * layout.keys..][..layout.keys];
                     let i = tile * T::MR + r;
                     self.hide(row, self.first_query + i, first_key);
-                    let rescale = t.run(|| {
-                        softmax_step(t, row, &mut scratch.maxima[i], &mut scratch.totals[i])
-                    });
+                    let rescale =
+                        t.run(|| softmax_step(t, row, &mut scratch.maxima[i], &mut scratch.totals[i]));
                     if rescale != 1.0 {
                         for &(width, channel) in &layout.strips {
                             let at = T::MR * channel + r * width;
@@ -295,38 +297,6 @@ impl Queries<'_> {
     }
 }
 
-/// Turns scores into `e^(score - maximum)`, with the running maximum and total brought up to date. Returns the factor
-/// that earlier sums of the row take on.
-#[inline(always)]
-fn softmax_step<T: Token>(_: T, scores: &mut [f32], maximum: &mut f32, total: &mut f32) -> f32 {
-    let (blocks, _) = scores.as_chunks::<8>();
-    let mut lanes = [f32::NEG_INFINITY; 8];
-    for block in blocks {
-        for i in 0..8 {
-            lanes[i] = if block[i] > lanes[i] { block[i] } else { lanes[i] };
-        }
-    }
-    let new = lanes.iter().fold(*maximum, |max, &v| if v > max { v } else { max });
-    if new == f32::NEG_INFINITY {
-        // nothing seen so far; NaN scores stay NaN, so that they are noticed
-        scores.iter_mut().for_each(|s| *s = if s.is_nan() { *s } else { 0.0 });
-        *total += scores.iter().sum::<f32>();
-        return 1.0;
-    }
-    let rescale = math::exp::<T>(*maximum - new);
-    let mut sums = [0.0f32; 8];
-    let (blocks, _) = scores.as_chunks_mut::<8>();
-    for block in blocks {
-        for i in 0..8 {
-            block[i] = math::exp::<T>(block[i] - new);
-            sums[i] += block[i];
-        }
-    }
-    *maximum = new;
-    *total = *total * rescale + sums.iter().sum::<f32>();
-    rescale
-}
-
 /// The plain twin: the whole score matrix in f64.
 pub fn reference(
     q: ArrayView2<'_, f32>,
@@ -345,14 +315,17 @@ pub fn reference(
                 Mask::Causal { keys } => keys[j] && j <= i,
             };
             let score = |j: usize| -> f64 {
-                let products = (0..dim).map(|c| f64::from(q[[i, head * dim + c]]) * f64::from(k[[j, kv * dim + c]]));
+                let products =
+                    (0..dim).map(|c| f64::from(q[[i, head * dim + c]]) * f64::from(k[[j, kv * dim + c]]));
                 products.sum::<f64>() / (dim as f64).sqrt()
             };
-            let scores: Vec<(usize, f64)> = (0..k.nrows()).filter(|&j| seen(j)).map(|j| (j, score(j))).collect();
+            let scores: Vec<(usize, f64)> =
+                (0..k.nrows()).filter(|&j| seen(j)).map(|j| (j, score(j))).collect();
             let max = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(s.1));
             let total: f64 = scores.iter().map(|s| (s.1 - max).exp()).sum();
             for c in 0..dim {
-                let sum: f64 = scores.iter().map(|s| (s.1 - max).exp() * f64::from(v[[s.0, kv * dim + c]])).sum();
+                let sum: f64 =
+                    scores.iter().map(|s| (s.1 - max).exp() * f64::from(v[[s.0, kv * dim + c]])).sum();
                 out[[i, head * dim + c]] = if scores.is_empty() { 0.0 } else { sum / total };
             }
         }

@@ -40,7 +40,12 @@ impl ConvWeights {
         assert_eq!(bias.len(), out_channels, "length of a convolution's bias");
         let (size, taps) = (float_type.size(), kernel * kernel);
         // proves the length
-        DenseWeights::new(out_channels, in_channels * taps, float_type, SharedBytes::from_vec(values.to_vec()))?;
+        DenseWeights::new(
+            out_channels,
+            in_channels * taps,
+            float_type,
+            SharedBytes::from_vec(values.to_vec()),
+        )?;
         let padded_channels = in_channels.next_multiple_of(4);
         let mut reordered = vec![0u8; out_channels * taps * padded_channels * size];
         let rows = reordered.chunks_exact_mut(taps * padded_channels * size);
@@ -337,8 +342,10 @@ pub fn reference(conv: &Conv2d<'_>, x: ArrayView3<'_, f32>) -> (Array2<f64>, Arr
             let bias = f64::from(conv.weights.bias[out]);
             let (mut sum, mut sum_abs) = (bias, bias.abs());
             for tap in 0..kernel * kernel {
-                let row = (pixel / out_width * stride + tap / kernel).checked_sub(before).filter(|&r| r < height);
-                let column = (pixel % out_width * stride + tap % kernel).checked_sub(before).filter(|&c| c < width);
+                let row =
+                    (pixel / out_width * stride + tap / kernel).checked_sub(before).filter(|&r| r < height);
+                let column =
+                    (pixel % out_width * stride + tap % kernel).checked_sub(before).filter(|&c| c < width);
                 if let (Some(row), Some(column)) = (row, column) {
                     for input in 0..channels {
                         let weight = conv.weights.weight(out, input, tap / kernel, tap % kernel);

@@ -74,7 +74,10 @@ pub struct Cpu {
 
 impl fmt::Debug for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cpu").field("isa", &self.isa.name()).field("threads", &self.threads.threads()).finish()
+        f.debug_struct("Cpu")
+            .field("isa", &self.isa.name())
+            .field("threads", &self.threads.threads())
+            .finish()
     }
 }
 

@@ -19,12 +19,12 @@ pub(crate) fn exp<T: Token>(x: f32) -> f32 {
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     // adding it rounds to an integer that then stands in the low bits
     const ROUNDER: f32 = 12_582_912.0;
-    let clamped = if x > 88.0 { 88.0 } else if x < -87.0 { -87.0 } else { x };
+    let clamped = x.clamp(-87.0, 88.0);
     let shifted = mul_add::<T>(clamped, LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
     let r = mul_add::<T>(n, -LN_2_LOW, mul_add::<T>(n, -LN_2_HIGH, clamped));
     let mut p = 1.987_569_2e-4;
-    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.500_000_06] {
         p = mul_add::<T>(p, r, c);
     }
     let p = mul_add::<T>(p * r, r, r) + 1.0;

@@ -12,7 +12,15 @@ impl F32Tile for Portable {
     const MR: usize = MR;
     const WIDTHS: &'static [usize] = &[WIDTH];
 
-    fn tile(self, width: usize, depth: usize, rows: &[f32], row_stride: usize, panel: &[f32], acc: &mut [f32]) {
+    fn tile(
+        self,
+        width: usize,
+        depth: usize,
+        rows: &[f32],
+        row_stride: usize,
+        panel: &[f32],
+        acc: &mut [f32],
+    ) {
         assert_eq!(width, WIDTH);
         check_tile(MR, WIDTH, depth, rows, row_stride, panel, acc);
         let mut sums = [[f32x4::ZERO; 2]; MR];

@@ -32,7 +32,11 @@ pub fn rope(
 ) -> Result<()> {
     let head_dim = 2 * cos.ncols();
     assert!(cos.dim() == sin.dim() && cos.nrows() == x.nrows(), "angles of a rotary embedding");
-    assert!(head_dim > 0 && x.ncols().is_multiple_of(head_dim), "{} channels in heads of {head_dim}", x.ncols());
+    assert!(
+        head_dim > 0 && x.ncols().is_multiple_of(head_dim),
+        "{} channels in heads of {head_dim}",
+        x.ncols()
+    );
     for_each_row_block(cpu, x, |first, mut rows| {
         for i in 0..rows.nrows() {
             let (cos, sin) = (row_of(&cos, first + i), row_of(&sin, first + i));

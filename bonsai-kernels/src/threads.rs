@@ -39,7 +39,8 @@ impl RayonThreads {
     /// # Errors
     /// When the system refuses to start them.
     pub fn new(threads: usize) -> Result<Self, ThreadPoolBuildError> {
-        let pool = ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("bonsai-{i}"));
+        let pool =
+            ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("bonsai-{i}"));
         Ok(Self(Arc::new(pool.build()?)))
     }
 

@@ -14,7 +14,15 @@ pub(crate) trait F32Tile: Token {
     ///
     /// # Panics
     /// When `width` is none of `WIDTHS` or a slice is too short.
-    fn tile(self, width: usize, depth: usize, rows: &[f32], row_stride: usize, panel: &[f32], acc: &mut [f32]);
+    fn tile(
+        self,
+        width: usize,
+        depth: usize,
+        rows: &[f32],
+        row_stride: usize,
+        panel: &[f32],
+        acc: &mut [f32],
+    );
 
     /// The narrowest panel that holds `columns`, or the widest there is.
     fn width_for(columns: usize) -> usize {
@@ -43,10 +51,22 @@ pub(crate) fn check_tile(
 macro_rules! with_width {
     ($width:expr, $w:ident => $body:expr) => {
         match $width {
-            8 => { const $w: usize = 8; $body }
-            16 => { const $w: usize = 16; $body }
-            32 => { const $w: usize = 32; $body }
-            64 => { const $w: usize = 64; $body }
+            8 => {
+                const $w: usize = 8;
+                $body
+            }
+            16 => {
+                const $w: usize = 16;
+                $body
+            }
+            32 => {
+                const $w: usize = 32;
+                $body
+            }
+            64 => {
+                const $w: usize = 64;
+                $body
+            }
             other => unreachable!("no kernel has a panel of {other} columns"),
         }
     };

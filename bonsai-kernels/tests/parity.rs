@@ -9,10 +9,10 @@ use bonsai_kernels::gemm::{self, Epilogue};
 use bonsai_kernels::norm::ChannelAffine;
 use bonsai_kernels::rope::{RopePairs, rope};
 use bonsai_kernels::weights::{
-    BinaryWeights, DenseWeights, FloatType, Int1Weights, Int2Weights, Int4Weights, Int8Weights, Scales, TernaryWeights,
-    Weights,
+    BinaryWeights, DenseWeights, FloatType, Int1Weights, Int2Weights, Int4Weights, Int8Weights, Scales,
+    TernaryWeights, Weights,
 };
-use bonsai_kernels::{Cpu, Isa, SharedBytes, activation, norm};
+use bonsai_kernels::{Cpu, Isa, SharedBytes, activation, norm, reference};
 use ndarray::{Array2, Array3};
 
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
@@ -84,7 +84,8 @@ fn all_kinds(random: &mut Random, rows: usize, cols: usize, group: usize) -> Vec
     let r = random;
     macro_rules! affine {
         ($kind:ident, $weights:ident, $bits:literal, $scale:ident) => {{
-            let (c, s, b) = (codes(r, $bits), r.scales(groups, FloatType::$scale), r.scales(groups, FloatType::$scale));
+            let (c, s, b) =
+                (codes(r, $bits), r.scales(groups, FloatType::$scale), r.scales(groups, FloatType::$scale));
             Weights::$kind($weights::new(rows, cols, group, c, s, b).unwrap())
         }};
     }
@@ -106,7 +107,8 @@ fn all_kinds(random: &mut Random, rows: usize, cols: usize, group: usize) -> Vec
 #[test]
 fn gemm_of_every_kind_stays_inside_its_bound() {
     let mut random = Random(1);
-    let shapes = [(1, 1, 1), (1, 3, 31), (7, 5, 67), (13, 65, 128), (31, 129, 193), (200, 70, 384), (5, 600, 300)];
+    let shapes =
+        [(1, 1, 1), (1, 3, 31), (7, 5, 67), (13, 65, 128), (31, 129, 193), (200, 70, 384), (5, 600, 300)];
     for (m, n, k) in shapes {
         for group in [128, 64, 32, 48] {
             let x = random.matrix(m, k);
@@ -114,7 +116,8 @@ fn gemm_of_every_kind_stays_inside_its_bound() {
                 let (want, magnitude) = gemm::reference::matmul(x.view(), &weights);
                 for isa in Isa::available() {
                     let mut got = Array2::zeros((m, n));
-                    gemm::matmul(&Cpu::new(isa), x.view(), &weights, got.view_mut(), Epilogue::Store).unwrap();
+                    gemm::matmul(&Cpu::new(isa), x.view(), &weights, got.view_mut(), Epilogue::Store)
+                        .unwrap();
                     // k products, one rounding of each product without FMA, one addition for each K block
                     let roundings = (k + 1 + k.div_ceil(128)) as f64;
                     for ((got, want), magnitude) in got.iter().zip(&want).zip(&magnitude) {
@@ -172,7 +175,8 @@ fn row_slices_are_the_same_rows() {
 #[test]
 fn attention_stays_inside_its_bound() {
     let mut random = Random(4);
-    let cases = [(1, 1, 1, 1, 8), (5, 9, 2, 1, 32), (70, 70, 6, 2, 32), (131, 131, 2, 2, 128), (67, 67, 1, 1, 200)];
+    let cases =
+        [(1, 1, 1, 1, 8), (5, 9, 2, 1, 32), (70, 70, 6, 2, 32), (131, 131, 2, 2, 128), (67, 67, 1, 1, 200)];
     for (queries, keys, query, key_value, dim) in cases {
         let heads = Heads { query, key_value, dim };
         let q = random.matrix(queries, query * dim);
@@ -187,8 +191,16 @@ fn attention_stays_inside_its_bound() {
             let want = attention::reference(q.view(), k.view(), v.view(), heads, mask);
             for isa in Isa::available() {
                 let mut got = Array2::zeros(q.dim());
-                attention::attention(&Cpu::new(isa), q.view(), k.view(), v.view(), heads, mask, got.view_mut())
-                    .unwrap();
+                attention::attention(
+                    &Cpu::new(isa),
+                    q.view(),
+                    k.view(),
+                    v.view(),
+                    heads,
+                    mask,
+                    got.view_mut(),
+                )
+                .unwrap();
                 // |q|, |k|, |v| <= 1: a score is off by (dim + 2) u sqrt(dim) at most, which moves a probability by
                 // twice that, relatively; exp adds 2 ULP, sums over the keys, rescaling by 2 ULP at each block
                 let scores = (dim + 2) as f64 * (dim as f64).sqrt();
@@ -211,7 +223,8 @@ fn a_query_without_keys_gets_zeros() {
     for isa in Isa::available() {
         let mut out = Array2::from_elem((4, 32), 7.0);
         let mask = Mask::Causal { keys: &seen };
-        attention::attention(&Cpu::new(isa), q.view(), k.view(), k.view(), heads, mask, out.view_mut()).unwrap();
+        attention::attention(&Cpu::new(isa), q.view(), k.view(), k.view(), heads, mask, out.view_mut())
+            .unwrap();
         assert!(out.rows().into_iter().take(2).flatten().all(|&v| v == 0.0));
         assert!(out.iter().all(|v| v.is_finite()));
     }
@@ -231,10 +244,13 @@ fn convolutions_stay_inside_their_bound() {
         (40, 100, 3, 4, 3, Sampling::Same),
     ];
     for (height, width, channels, out_channels, kernel, sampling) in cases {
-        let x = Array3::from_shape_vec((height, width, channels), random.values(height * width * channels)).unwrap();
+        let x = Array3::from_shape_vec((height, width, channels), random.values(height * width * channels))
+            .unwrap();
         let taps = kernel * kernel;
         for float_type in [FloatType::F32, FloatType::Bf16, FloatType::F16] {
-            let Weights::Dense(dense) = random.dense(out_channels, channels * taps, float_type) else { unreachable!() };
+            let Weights::Dense(dense) = random.dense(out_channels, channels * taps, float_type) else {
+                unreachable!()
+            };
             let bytes: Vec<u8> = (0..out_channels * channels * taps)
                 .flat_map(|i| {
                     let value = dense.value(i / (channels * taps), i % (channels * taps));
@@ -248,7 +264,8 @@ fn convolutions_stay_inside_their_bound() {
             let bias = random.values(out_channels);
             let weights = ConvWeights::new(out_channels, channels, kernel, float_type, &bytes, bias).unwrap();
             let conv = Conv2d { weights: &weights, sampling, norm_silu: None, add: false };
-            let enlarged = Array3::from_shape_fn((2 * height, 2 * width, channels), |(y, c, i)| x[[y / 2, c / 2, i]]);
+            let enlarged =
+                Array3::from_shape_fn((2 * height, 2 * width, channels), |(y, c, i)| x[[y / 2, c / 2, i]]);
             let source = if sampling == Sampling::UpsampleNearest { enlarged.view() } else { x.view() };
             let (want, magnitude) = conv2d::reference(&conv, source);
             let (out_height, out_width) = sampling.output_size(height, width);
@@ -259,7 +276,12 @@ fn convolutions_stay_inside_their_bound() {
                 for (i, got) in got.iter().enumerate() {
                     let at = [i / out_channels, i % out_channels];
                     let error = (f64::from(*got) - want[at]).abs();
-                    assert!(error <= roundings * UNIT * magnitude[at], "{} {sampling:?}: {got} for {}", isa.name(), want[at]);
+                    assert!(
+                        error <= roundings * UNIT * magnitude[at],
+                        "{} {sampling:?}: {got} for {}",
+                        isa.name(),
+                        want[at]
+                    );
                 }
                 // added to itself
                 let mut twice = got.clone();
@@ -274,7 +296,8 @@ fn convolutions_stay_inside_their_bound() {
 fn norm_and_silu_fused_into_a_convolution_are_the_separate_ones() {
     let mut random = Random(7);
     let (height, width, channels) = (7, 9, 24);
-    let x = Array3::from_shape_vec((height, width, channels), random.values(height * width * channels)).unwrap();
+    let x =
+        Array3::from_shape_vec((height, width, channels), random.values(height * width * channels)).unwrap();
     let (weight, bias) = (random.values(channels), random.values(channels));
     let values: Vec<u8> = random.values(8 * channels * 9).iter().flat_map(|v| v.to_le_bytes()).collect();
     let weights = ConvWeights::new(8, channels, 3, FloatType::F32, &values, random.values(8)).unwrap();
@@ -297,16 +320,11 @@ fn norm_and_silu_fused_into_a_convolution_are_the_separate_ones() {
 
 fn check_group_norm(affine: &ChannelAffine, x: &Array3<f32>, groups: usize, weight: &[f32]) {
     let per_group = x.dim().2 / groups;
-    for group in 0..groups {
-        let of_group: Vec<f64> =
-            x.indexed_iter().filter(|((_, _, c), _)| c / per_group == group).map(|(_, &v)| v.into()).collect();
-        let mean = of_group.iter().sum::<f64>() / of_group.len() as f64;
-        let variance = of_group.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / of_group.len() as f64;
-        for c in group * per_group..(group + 1) * per_group {
-            assert!((f64::from(affine.mean[c]) - mean).abs() <= UNIT * mean.abs() + 1e-12);
-            let scale = f64::from(weight[c]) / (variance + 1e-6).sqrt();
-            assert!((f64::from(affine.scale[c]) - scale).abs() <= 4.0 * UNIT * scale.abs());
-        }
+    for (c, &weight) in weight.iter().enumerate() {
+        let (mean, variance) = reference::group_statistics(x.view(), groups)[c / per_group];
+        assert!((f64::from(affine.mean[c]) - mean).abs() <= UNIT * mean.abs() + 1e-12);
+        let scale = f64::from(weight) / (variance + 1e-6).sqrt();
+        assert!((f64::from(affine.scale[c]) - scale).abs() <= 4.0 * UNIT * scale.abs());
     }
 }
 
@@ -325,22 +343,19 @@ fn norms_agree_with_their_definition() {
             let mut heads = x.clone();
             norm::rms_norm_heads(&cpu, heads.view_mut(), 1e-6, &scale).unwrap();
             assert_eq!(heads, rms, "one head is a whole row");
-            for (r, row) in x.rows().into_iter().enumerate() {
-                let n = cols as f64;
-                let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-                let variance = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
-                let square = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
-                let (rstd, rrms) = (1.0 / (variance + 1e-6).sqrt(), 1.0 / (square + 1e-6).sqrt());
-                for (c, &v) in row.iter().enumerate() {
-                    let v = f64::from(v);
-                    let product = (v - mean) * rstd * (1.0 + f64::from(scale[c]));
-                    let want = product + f64::from(shift[c]);
-                    // the rounded mean counts as much as the value itself; six roundings in all
-                    let size = (v.abs() + mean.abs()) * rstd * (1.0 + f64::from(scale[c]).abs()) + want.abs();
-                    assert!((f64::from(layer[[r, c]]) - want).abs() <= 6.0 * UNIT * size);
-                    let want = v * rrms * f64::from(scale[c]);
-                    assert!((f64::from(rms[[r, c]]) - want).abs() <= 4.0 * UNIT * want.abs());
-                }
+            let want_layer = reference::layer_norm_modulate(x.view(), 1e-6, &shift, &scale);
+            let want_rms = reference::rms_norm(x.view(), 1e-6, &scale);
+            for ((r, c), &want) in want_rms.indexed_iter() {
+                assert!((f64::from(rms[[r, c]]) - want).abs() <= 4.0 * UNIT * want.abs());
+            }
+            for ((r, c), &want) in want_layer.indexed_iter() {
+                let row = x.row(r).mapv(f64::from);
+                let mean = row.sum() / cols as f64;
+                let variance = row.mapv(|v| (v - mean).powi(2)).sum() / cols as f64;
+                // the rounded mean counts as much as the value itself; six roundings in all
+                let factor = (1.0 + f64::from(scale[c]).abs()) / (variance + 1e-6).sqrt();
+                let size = (row[c].abs() + mean.abs()) * factor + want.abs();
+                assert!((f64::from(layer[[r, c]]) - want).abs() <= 6.0 * UNIT * size);
             }
         }
     }
@@ -357,19 +372,10 @@ fn rope_rotates_the_right_pairs() {
         for pairs in [RopePairs::Interleaved, RopePairs::HalfSplit] {
             let mut got = x.clone();
             rope(&Cpu::new(isa), got.view_mut(), cos.view(), sin.view(), pairs).unwrap();
-            for t in 0..tokens {
-                for h in 0..heads {
-                    for i in 0..dim / 2 {
-                        let (a, b) = match pairs {
-                            RopePairs::Interleaved => (2 * i, 2 * i + 1),
-                            RopePairs::HalfSplit => (i, i + dim / 2),
-                        };
-                        let (a, b) = (h * dim + a, h * dim + b);
-                        let (c, s) = (cos[[t, i]], sin[[t, i]]);
-                        assert_eq!(got[[t, a]], x[[t, a]] * c - x[[t, b]] * s);
-                        assert_eq!(got[[t, b]], x[[t, b]] * c + x[[t, a]] * s);
-                    }
-                }
+            let want = reference::rope(x.view(), cos.view(), sin.view(), pairs);
+            for (got, want) in got.iter().zip(&want) {
+                // two products and a sum of values below 1
+                assert!((f64::from(*got) - want).abs() <= 3.0 * UNIT);
             }
         }
     }
@@ -385,10 +391,12 @@ fn swiglu_and_gates_agree_with_their_definition() {
         let cpu = Cpu::new(isa);
         let mut got = Array2::zeros((tokens, channels));
         activation::swiglu(&cpu, x.view(), got.view_mut()).unwrap();
-        for ((t, c), &got) in got.indexed_iter() {
-            let (a, b) = (f64::from(x[[t, c]]), f64::from(x[[t, c + channels]]));
-            let want = a / (1.0 + (-a).exp()) * b;
-            assert!((f64::from(got) - want).abs() <= 8.0 * UNIT * want.abs(), "{}: {got} for {want}", isa.name());
+        for (got, want) in got.iter().zip(&reference::swiglu(x.view())) {
+            assert!(
+                (f64::from(*got) - want).abs() <= 8.0 * UNIT * want.abs(),
+                "{}: {got} for {want}",
+                isa.name()
+            );
         }
         let mut sum = got.clone();
         activation::add_gated(&cpu, sum.view_mut(), &gate, got.view()).unwrap();

@@ -66,7 +66,10 @@ fn a_set_token_ends_a_large_product_soon() {
             token.cancel();
             started.elapsed()
         });
-        assert_eq!(matmul(&cpu, x.view(), &weights, y.view_mut(), Epilogue::Store), Err(KernelError::Cancelled));
+        assert_eq!(
+            matmul(&cpu, x.view(), &weights, y.view_mut(), Epilogue::Store),
+            Err(KernelError::Cancelled)
+        );
         canceller.join().unwrap()
     });
     assert!(started.elapsed() - cancelled_at < Duration::from_secs(2), "took {:?}", started.elapsed());

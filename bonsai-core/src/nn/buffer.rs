@@ -45,7 +45,8 @@ impl TokenBuffer {
 
     /// All rows.
     pub fn view(&self) -> ArrayView2<'_, f32> {
-        ArrayView2::from_shape((self.tokens, self.channels), &self.data).expect("length was made for this shape")
+        ArrayView2::from_shape((self.tokens, self.channels), &self.data)
+            .expect("length was made for this shape")
     }
 
     /// All rows.
@@ -125,7 +126,8 @@ impl PictureBuffer {
     /// Pixels as rows, `[height * width, channels]`.
     pub fn pixels(&self) -> ArrayView2<'_, f32> {
         let (height, width, channels) = self.shape;
-        ArrayView2::from_shape((height * width, channels), &self.data).expect("length was made for this shape")
+        ArrayView2::from_shape((height * width, channels), &self.data)
+            .expect("length was made for this shape")
     }
 
     /// Pixels as rows, `[height * width, channels]`.

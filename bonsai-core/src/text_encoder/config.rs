@@ -69,7 +69,11 @@ impl Qwen3Config {
         expect(grouped, "num_key_value_heads", "a divisor of num_attention_heads")?;
         let even = self.head_dim > 0 && self.head_dim.is_multiple_of(2) && self.head_dim <= 1 << 12;
         expect(even, "head_dim", "an even size of at most 4096")?;
-        expect(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0, "rms_norm_eps", "a small positive number")?;
+        expect(
+            self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0,
+            "rms_norm_eps",
+            "a small positive number",
+        )?;
         expect(self.rope_theta() > 1.0 && self.rope_theta().is_finite(), "rope_theta", "a number above 1")?;
         expect(!self.attention_bias, "attention_bias", "false")?;
         let act = self.hidden_act.as_deref().unwrap_or("silu");

@@ -138,7 +138,13 @@ impl Qwen3 {
     ///
     /// # Panics
     /// When `ids` and `mask` differ in length.
-    pub fn hidden_states(&self, cx: &mut Context<'_>, ids: &[u32], mask: &[bool], taps: &[usize]) -> Result<TokenBuffer> {
+    pub fn hidden_states(
+        &self,
+        cx: &mut Context<'_>,
+        ids: &[u32],
+        mask: &[bool],
+        taps: &[usize],
+    ) -> Result<TokenBuffer> {
         assert_eq!(ids.len(), mask.len(), "ids and mask");
         let c = &self.config;
         if taps.iter().any(|&tap| tap > self.layers.len()) || !taps.is_sorted_by(|a, b| a < b) {
@@ -150,7 +156,10 @@ impl Qwen3 {
         let mut x = TokenBuffer::zeros(cx.cpu, ids.len(), c.hidden_size)?;
         for (&id, mut row) in ids.iter().zip(x.view_mut().rows_mut()) {
             if id as usize >= c.vocab_size {
-                return Err(Error::mismatch(format!("token id {id}, but the embedding has {} rows", c.vocab_size)));
+                return Err(Error::mismatch(format!(
+                    "token id {id}, but the embedding has {} rows",
+                    c.vocab_size
+                )));
             }
             for (x, e) in row.iter_mut().zip(self.embedding.row(id as usize)) {
                 *x = e;
@@ -201,8 +210,7 @@ impl DecoderLayer {
             rms_norm_heads(cpu, x.view_mut(), c.rms_norm_eps, norm)?;
             rope(cpu, x.view_mut(), cos.view(), sin.view(), RopePairs::HalfSplit)?;
         }
-        let heads =
-            Heads { query: c.num_attention_heads, key_value: c.num_key_value_heads, dim: c.head_dim };
+        let heads = Heads { query: c.num_attention_heads, key_value: c.num_key_value_heads, dim: c.head_dim };
         let causal = Mask::Causal { keys: mask };
         attention(cpu, s.q.view(), s.k.view(), s.v.view(), heads, causal, s.attn.view_mut())?;
         self.o.add(cpu, s.attn.view(), x.view_mut())?;
@@ -226,5 +234,8 @@ fn rotary_angles(tokens: usize, head_dim: usize, theta: f64) -> (Array2<f32>, Ar
         f64::from(position as f32 * frequency)
     };
     let shape = (tokens, head_dim / 2);
-    (Array2::from_shape_fn(shape, |at| angle(at).cos() as f32), Array2::from_shape_fn(shape, |at| angle(at).sin() as f32))
+    (
+        Array2::from_shape_fn(shape, |at| angle(at).cos() as f32),
+        Array2::from_shape_fn(shape, |at| angle(at).sin() as f32),
+    )
 }

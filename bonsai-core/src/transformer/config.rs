@@ -76,13 +76,25 @@ impl Flux2Config {
     /// When tensors that tell the sizes are missing.
     pub fn detect(w: &Weights) -> Result<Self> {
         let shape = |name: &str| {
-            w.shape(name).ok_or_else(|| Error::mismatch(format!("no config.json, and no tensor {name} to tell sizes by")))
+            w.shape(name).ok_or_else(|| {
+                Error::mismatch(format!("no config.json, and no tensor {name} to tell sizes by"))
+            })
         };
-        let size = |name: &str, axis: usize| shape(name)?.get(axis).copied().ok_or_else(|| Error::mismatch(format!("tensor {name} is no matrix")));
+        let size = |name: &str, axis: usize| {
+            shape(name)?
+                .get(axis)
+                .copied()
+                .ok_or_else(|| Error::mismatch(format!("tensor {name} is no matrix")))
+        };
         let hidden = size("x_embedder.weight", 0)?;
-        let norm = ["single_transformer_blocks.0.attn.norm_q.weight", "transformer_blocks.0.attn.norm_q.weight"];
+        let norm =
+            ["single_transformer_blocks.0.attn.norm_q.weight", "transformer_blocks.0.attn.norm_q.weight"];
         let head_dim = norm.iter().find_map(|n| w.shape(n)).and_then(|s| s.first().copied()).unwrap_or(0);
-        expect(head_dim > 0 && head_dim.is_multiple_of(8) && hidden.is_multiple_of(head_dim), "attention_head_dim", "a divisor of the hidden size")?;
+        expect(
+            head_dim > 0 && head_dim.is_multiple_of(8) && hidden.is_multiple_of(head_dim),
+            "attention_head_dim",
+            "a divisor of the hidden size",
+        )?;
         // F rows of linear_out's input, whatever the packing: linear_in has 2 F rows
         let wide = if w.shape("transformer_blocks.0.ff.linear_in.weight").is_some() {
             size("transformer_blocks.0.ff.linear_in.weight", 0)?
@@ -133,10 +145,18 @@ impl Flux2Config {
         expect(self.mlp_ratio > 0.0 && self.mlp_ratio < 64.0, "mlp_ratio", "a number in 0..64")?;
         let rotated: usize = self.axes_dims_rope.iter().map(|&d| d.min(1 << 12)).sum();
         let even = self.axes_dims_rope.iter().all(|d| d.is_multiple_of(2));
-        expect(even && rotated == self.attention_head_dim, "axes_dims_rope", "even sizes that add up to attention_head_dim")?;
+        expect(
+            even && rotated == self.attention_head_dim,
+            "axes_dims_rope",
+            "even sizes that add up to attention_head_dim",
+        )?;
         expect(self.rope_theta > 1.0 && self.rope_theta.is_finite(), "rope_theta", "a number above 1")?;
         let channels = self.timestep_guidance_channels;
-        expect(channels.is_multiple_of(2) && (2..1 << 16).contains(&channels), "timestep_guidance_channels", "an even size")?;
+        expect(
+            channels.is_multiple_of(2) && (2..1 << 16).contains(&channels),
+            "timestep_guidance_channels",
+            "an even size",
+        )?;
         expect(self.eps > 0.0 && self.eps < 1.0, "eps", "a small positive number")?;
         expect(self.patch_size == 1, "patch_size", "1")
     }

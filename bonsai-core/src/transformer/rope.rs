@@ -29,7 +29,8 @@ impl Rope {
             .flat_map(|position| frequencies.iter().map(|&(axis, f)| f64::from(position[axis]) * f))
             .collect();
         let pairs = frequencies.len().max(1);
-        let angles = Array2::from_shape_vec((angles.len() / pairs, pairs), angles).expect("whole rows of angles");
+        let angles =
+            Array2::from_shape_vec((angles.len() / pairs, pairs), angles).expect("whole rows of angles");
         Self { cos: angles.mapv(|a| a.cos() as f32), sin: angles.mapv(|a| a.sin() as f32) }
     }
 }

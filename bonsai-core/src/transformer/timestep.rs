@@ -38,18 +38,25 @@ impl Embedder {
 impl TimestepEmbedding {
     pub(super) fn load(w: &Weights, c: &Flux2Config) -> Result<Self> {
         let w = w.at("time_guidance_embed");
-        let guidance = c.guidance_embeds.then(|| Embedder::load(&w.at("guidance_embedder"), c)).transpose()?;
+        let guidance =
+            c.guidance_embeds.then(|| Embedder::load(&w.at("guidance_embedder"), c)).transpose()?;
         let timestep = Embedder::load(&w.at("timestep_embedder"), c)?;
         Ok(Self { timestep, guidance, channels: c.timestep_guidance_channels })
     }
 
     /// `temb` `[hidden_size]`. `timestep` is a sigma in 0..=1.
-    pub(super) fn forward(&self, cx: &mut Context<'_>, timestep: f32, guidance: Option<f32>) -> Result<Vec<f32>> {
+    pub(super) fn forward(
+        &self,
+        cx: &mut Context<'_>,
+        timestep: f32,
+        guidance: Option<f32>,
+    ) -> Result<Vec<f32>> {
         let sinusoid = sinusoid(1000.0 * timestep, self.channels);
         cx.tap_vector("time_guidance_embed.time_proj", &sinusoid);
         let mut temb = self.timestep.forward(cx.cpu, &sinusoid)?;
         if let Some(embedder) = &self.guidance {
-            let guidance = guidance.ok_or_else(|| Error::invalid("this model embeds a guidance value; none was given"))?;
+            let guidance = guidance
+                .ok_or_else(|| Error::invalid("this model embeds a guidance value; none was given"))?;
             let embedded = embedder.forward(cx.cpu, &self::sinusoid(1000.0 * guidance, self.channels))?;
             temb.iter_mut().zip(embedded).for_each(|(t, e)| *t += e);
         }

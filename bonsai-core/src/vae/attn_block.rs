@@ -22,7 +22,8 @@ impl AttnBlock {
     pub(super) fn load(w: &Weights, c: &VaeConfig, channels: usize) -> Result<Self> {
         // files of older diffusers versions
         let old = w.has("query.weight");
-        let names = if old { ["query", "key", "value", "proj_attn"] } else { ["to_q", "to_k", "to_v", "to_out.0"] };
+        let names =
+            if old { ["query", "key", "value", "proj_attn"] } else { ["to_q", "to_k", "to_v", "to_out.0"] };
         let linear = |name| Linear::load_with_bias(w, name, channels, channels);
         Ok(Self {
             norm: GroupNorm::load(w, "group_norm", channels, c)?,
@@ -62,7 +63,8 @@ pub(super) struct MidBlock {
 
 impl MidBlock {
     pub(super) fn load(w: &Weights, c: &VaeConfig, channels: usize) -> Result<Self> {
-        let resnet = |i| super::resnet_block::ResnetBlock::load(&w.at("resnets").at(i), c, channels, channels);
+        let resnet =
+            |i| super::resnet_block::ResnetBlock::load(&w.at("resnets").at(i), c, channels, channels);
         let attention = c
             .mid_block_add_attention
             .then(|| AttnBlock::load(&w.at("attentions").at(0), c, channels))
@@ -70,7 +72,12 @@ impl MidBlock {
         Ok(Self { resnets: [resnet(0)?, resnet(1)?], attention })
     }
 
-    pub(super) fn forward(&self, cx: &mut Context<'_>, x: PictureBuffer, name: &str) -> Result<PictureBuffer> {
+    pub(super) fn forward(
+        &self,
+        cx: &mut Context<'_>,
+        x: PictureBuffer,
+        name: &str,
+    ) -> Result<PictureBuffer> {
         let mut x = self.resnets[0].forward(cx, x)?;
         cx.tap_picture(format_args!("{name}.resnets.0"), x.view());
         if let Some(attention) = &self.attention {

@@ -46,13 +46,15 @@ impl Vae {
         let c = &config;
         let latent = c.latent_channels;
         let decoder = Decoder::load(&w.at("decoder"), c)?;
-        let encoder = if w.has("encoder.conv_in.weight") { Some(Encoder::load(&w.at("encoder"), c)?) } else { None };
+        let encoder =
+            if w.has("encoder.conv_in.weight") { Some(Encoder::load(&w.at("encoder"), c)?) } else { None };
         let wants_quant = c.use_quant_conv && encoder.is_some();
         let quant_conv = wants_quant.then(|| w.conv("quant_conv", 2 * latent, 2 * latent, 1)).transpose()?;
         if !wants_quant {
             w.skip("quant_conv.");
         }
-        let post_quant_conv = c.use_post_quant_conv.then(|| w.conv("post_quant_conv", latent, latent, 1)).transpose()?;
+        let post_quant_conv =
+            c.use_post_quant_conv.then(|| w.conv("post_quant_conv", latent, latent, 1)).transpose()?;
         let latent_norm = LatentNorm::load(&w.at("bn"), c)?;
         w.finish()?;
         Ok(Self { quant_conv, post_quant_conv, encoder, decoder, latent_norm, config })
@@ -85,7 +87,10 @@ impl Vae {
     pub fn decode(&self, cx: &mut Context<'_>, latent: ArrayView3<'_, f32>) -> Result<PictureBuffer> {
         if latent.dim().2 != self.config.latent_channels {
             let expected = self.config.latent_channels;
-            return Err(Error::invalid(format!("latent channels: expected {expected}, found {}", latent.dim().2)));
+            return Err(Error::invalid(format!(
+                "latent channels: expected {expected}, found {}",
+                latent.dim().2
+            )));
         }
         let latent = PictureBuffer::copy_of(cx.cpu, latent)?;
         let x = match &self.post_quant_conv {
@@ -108,11 +113,17 @@ impl Vae {
 
     fn encode_moments(&self, cx: &mut Context<'_>, picture: ArrayView3<'_, f32>) -> Result<PictureBuffer> {
         let encoder = self.encoder.as_ref().ok_or_else(|| {
-            Error::new(crate::ErrorKind::Unsupported, "this VAE file holds no encoder; pictures can't be encoded")
+            Error::new(
+                crate::ErrorKind::Unsupported,
+                "this VAE file holds no encoder; pictures can't be encoded",
+            )
         })?;
         let (height, width, channels) = picture.dim();
         let factor = self.scale_factor();
-        if !height.is_multiple_of(factor) || !width.is_multiple_of(factor) || channels != self.config.in_channels {
+        if !height.is_multiple_of(factor)
+            || !width.is_multiple_of(factor)
+            || channels != self.config.in_channels
+        {
             return Err(Error::invalid(format!(
                 "picture {width}x{height} with {channels} channels: expected sides that are multiples of {factor} and {} channels",
                 self.config.in_channels

@@ -63,7 +63,10 @@ impl Walk {
             }
             let kept = |tile: &PictureBuffer| {
                 let (h, w, _) = tile.dim();
-                PictureBuffer::copy_of(cx.cpu, tile.view().slice(s![..h.min(self.keep), ..w.min(self.keep), ..]))
+                PictureBuffer::copy_of(
+                    cx.cpu,
+                    tile.view().slice(s![..h.min(self.keep), ..w.min(self.keep), ..]),
+                )
             };
             bands.push(row.iter().map(kept).collect::<Result<_>>()?);
             above = row;
@@ -115,7 +118,9 @@ impl Tiling {
         if sound {
             return Ok(());
         }
-        Err(Error::invalid(format!("{self:?}: expected tiles of at least 2 latent pixels and an overlap of 0 to 0.5")))
+        Err(Error::invalid(format!(
+            "{self:?}: expected tiles of at least 2 latent pixels and an overlap of 0 to 0.5"
+        )))
     }
 
     pub(super) fn decode(

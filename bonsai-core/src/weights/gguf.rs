@@ -55,7 +55,10 @@ impl<'a> Reader<'a> {
             9 if depth < MAX_DEPTH => {
                 let (element, count) = (self.u32("array type")?, self.u64("array length")?);
                 if count > (self.bytes.len() - self.at) as u64 {
-                    return Err(Error::format(format!("GGUF array of {count} elements in a file of {} bytes", self.bytes.len())));
+                    return Err(Error::format(format!(
+                        "GGUF array of {count} elements in a file of {} bytes",
+                        self.bytes.len()
+                    )));
                 }
                 for _ in 0..count {
                     self.value(element, depth + 1)?;
@@ -73,17 +76,26 @@ pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
     match r.u32("version")? {
         2 | 3 => {}
         0x0200_0000 | 0x0300_0000 => {
-            return Err(Error::new(ErrorKind::Unsupported, "a big-endian GGUF file; little-endian ones are read"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a big-endian GGUF file; little-endian ones are read",
+            ));
         }
         version => {
-            return Err(Error::new(ErrorKind::Unsupported, format!("GGUF version {version}; 2 and 3 are read")));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("GGUF version {version}; 2 and 3 are read"),
+            ));
         }
     }
     let (tensors, pairs) = (r.u64("tensor count")?, r.u64("pair count")?);
     // an entry takes at least 12 bytes, so that absurd counts end here
     let limit = bytes.len() as u64 / 12;
     if tensors > limit || pairs > limit {
-        return Err(Error::format(format!("GGUF: {tensors} tensors and {pairs} pairs in a file of {} bytes", bytes.len())));
+        return Err(Error::format(format!(
+            "GGUF: {tensors} tensors and {pairs} pairs in a file of {} bytes",
+            bytes.len()
+        )));
     }
     let mut alignment = DEFAULT_ALIGNMENT;
     for _ in 0..pairs {
@@ -112,7 +124,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
             .filter(|&(_, end)| end <= bytes.len() as u64)
             .map(|(begin, end)| begin as usize..end as usize);
         let range = range.ok_or_else(|| {
-            Error::format(format!("tensor {name}: {len} bytes at offset {offset} lie outside the file of {}", bytes.len()))
+            Error::format(format!(
+                "tensor {name}: {len} bytes at offset {offset} lie outside the file of {}",
+                bytes.len()
+            ))
         })?;
         if found.insert(name.clone(), StoredTensor { dtype, shape, range }).is_some() {
             return Err(Error::format(format!("tensor {name} is there twice")));
@@ -147,14 +162,19 @@ fn tensor_info(r: &mut Reader<'_>) -> Result<(Dtype, Vec<usize>, u64, u64)> {
             let block = BlockType::from_id(id).ok_or_else(|| {
                 Error::new(
                     ErrorKind::Unsupported,
-                    format!("ggml type {} is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q1_0 are", unknown_type(id)),
+                    format!(
+                        "ggml type {} is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q1_0 are",
+                        unknown_type(id)
+                    ),
                 )
             })?;
             (Dtype::Block(block), block.weights(), block.bytes())
         }
     };
     if !innermost.is_multiple_of(weights) {
-        return Err(Error::format(format!("a row of {innermost} weights is no whole number of {dtype} blocks of {weights}")));
+        return Err(Error::format(format!(
+            "a row of {innermost} weights is no whole number of {dtype} blocks of {weights}"
+        )));
     }
     let rows = shape.iter().skip(1).try_fold(1u64, |n, &d| n.checked_mul(d as u64));
     let len = rows

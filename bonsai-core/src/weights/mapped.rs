@@ -27,7 +27,10 @@ pub fn map(path: &Path) -> Result<SharedBytes> {
     let file = File::open(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;
     if !metadata.is_file() || metadata.len() == 0 {
-        return Err(Error::format(format!("{}: expected a file of weights, found nothing in it", path.display())));
+        return Err(Error::format(format!(
+            "{}: expected a file of weights, found nothing in it",
+            path.display()
+        )));
     }
     // SAFETY: the mapping is read-only and private to this process; that nobody shrinks a model file while it is
     // loaded is a documented demand on the user, as for every program that maps files.

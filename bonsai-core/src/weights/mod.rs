@@ -117,7 +117,11 @@ impl Weights {
     pub fn count(&self, name: &str) -> usize {
         let present = |index: usize| {
             let prefix = format!("{}.", self.name(format_args!("{name}.{index}")));
-            self.catalog.entries.range(prefix.clone()..).next().is_some_and(|(key, _)| key.starts_with(&prefix))
+            self.catalog
+                .entries
+                .range(prefix.clone()..)
+                .next()
+                .is_some_and(|(key, _)| key.starts_with(&prefix))
         };
         (0..).take_while(|&i| present(i)).count()
     }
@@ -145,14 +149,19 @@ impl Weights {
             Error::mismatch(format!("tensor {full} is missing in {}", files.join(", ")))
         })?;
         self.catalog.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(full.clone());
-        let shown = if entry.stored_name == full { full } else { format!("{full} (stored as {})", entry.stored_name) };
+        let shown = if entry.stored_name == full {
+            full
+        } else {
+            format!("{full} (stored as {})", entry.stored_name)
+        };
         Ok((entry, format!("{}: tensor {shown}", self.catalog.files[entry.file].path.display())))
     }
 
     fn bytes(&self, entry: &Entry) -> Result<SharedBytes> {
         let all = &self.catalog.files[entry.file].bytes;
         let part = |range: &Range<usize>| {
-            all.slice(range.clone()).ok_or_else(|| Error::new(ErrorKind::Internal, "a tensor outside its file"))
+            all.slice(range.clone())
+                .ok_or_else(|| Error::new(ErrorKind::Internal, "a tensor outside its file"))
         };
         match entry.pieces.as_slice() {
             [piece] => part(piece),
@@ -200,12 +209,18 @@ impl Weights {
             let bytes = self.bytes(entry)?;
             let matrix = match &entry.dtype {
                 Dtype::Float(float_type) => quantized::from_dense(rows, cols, *float_type, bytes),
-                Dtype::Block(block) => quantized::from_blocks(rows, cols, *block, bytes.as_slice()).ok_or_else(|| {
-                    let message = format!("{what}: type {} is not supported; Q8_0, Q4_0, Q1_0, F16, BF16, F32 are", block.name());
-                    Error::new(ErrorKind::Unsupported, message)
-                })?,
+                Dtype::Block(block) => quantized::from_blocks(rows, cols, *block, bytes.as_slice())
+                    .ok_or_else(|| {
+                        let message = format!(
+                            "{what}: type {} is not supported; Q8_0, Q4_0, Q1_0, F16, BF16, F32 are",
+                            block.name()
+                        );
+                        Error::new(ErrorKind::Unsupported, message)
+                    })?,
                 other => {
-                    return Err(Error::mismatch(format!("{what}: expected the weights of a linear, found {other}")));
+                    return Err(Error::mismatch(format!(
+                        "{what}: expected the weights of a linear, found {other}"
+                    )));
                 }
             };
             (matrix.map_err(|e| Error::mismatch(what.clone()).with_source(e))?, what)
@@ -213,14 +228,21 @@ impl Weights {
         if !matrix.is_finite() {
             return Err(not_finite(&what));
         }
-        self.catalog.kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name(name), matrix.kind());
+        self.catalog
+            .kinds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(self.name(name), matrix.kind());
         Ok(matrix)
     }
 
     fn mlx(&self, name: &str, rows: usize, cols: usize) -> Result<(Matrix, String)> {
         let (entry, what) = self.claim(&format!("{name}.weight"))?;
         if entry.dtype != Dtype::U32 {
-            return Err(Error::mismatch(format!("{what}: expected U32 beside its scales, found {}", entry.dtype)));
+            return Err(Error::mismatch(format!(
+                "{what}: expected U32 beside its scales, found {}",
+                entry.dtype
+            )));
         }
         let scale_shape = self.shape(&format!("{name}.scales")).unwrap_or(&[]).to_vec();
         let shape = match (entry.shape.as_slice(), scale_shape.as_slice()) {
@@ -244,7 +266,13 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::matrix`].
-    pub fn conv(&self, name: &str, out_channels: usize, in_channels: usize, kernel: usize) -> Result<ConvWeights> {
+    pub fn conv(
+        &self,
+        name: &str,
+        out_channels: usize,
+        in_channels: usize,
+        kernel: usize,
+    ) -> Result<ConvWeights> {
         let shape = [out_channels, in_channels, kernel, kernel];
         let (bytes, float_type, what) = self.floats(&format!("{name}.weight"), &shape)?;
         let dense = DenseWeights::new(out_channels, in_channels * kernel * kernel, float_type, bytes.clone());
@@ -279,7 +307,10 @@ impl Weights {
         }
         let file = self.catalog.files[first.file].path.display();
         let count = left.len();
-        Err(Error::mismatch(format!("{file}: {count} tensors belong to no part of the model: {}", names.join(", "))))
+        Err(Error::mismatch(format!(
+            "{file}: {count} tensors belong to no part of the model: {}",
+            names.join(", ")
+        )))
     }
 }
 

@@ -22,8 +22,10 @@ pub enum Rows {
     SwappedHalves,
 }
 
-const TRANSFORMER_PREFIXES: [&str; 4] = ["model.diffusion_model.", "diffusion_model.", "transformer.", "model."];
-const TEXT_ENCODER_PREFIXES: [&str; 4] = ["language_model.model.", "text_encoder.model.", "model.", "text_encoder."];
+const TRANSFORMER_PREFIXES: [&str; 4] =
+    ["model.diffusion_model.", "diffusion_model.", "transformer.", "model."];
+const TEXT_ENCODER_PREFIXES: [&str; 4] =
+    ["language_model.model.", "text_encoder.model.", "model.", "text_encoder."];
 
 /// The names that a stored tensor serves, with the rows of each.
 pub fn canonical(component: Component, stored: &str) -> Vec<(String, Rows)> {

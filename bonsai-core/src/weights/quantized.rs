@@ -3,8 +3,8 @@
 
 use bonsai_kernels::SharedBytes;
 use bonsai_kernels::weights::{
-    BinaryWeights, DenseWeights, FloatType, Int1Weights, Int2Weights, Int4Weights, Int8Weights, Scales, SizeError,
-    TernaryWeights, Weights,
+    BinaryWeights, DenseWeights, FloatType, Int1Weights, Int2Weights, Int4Weights, Int8Weights, Scales,
+    SizeError, TernaryWeights, Weights,
 };
 
 use super::dtype::BlockType;
@@ -54,7 +54,9 @@ pub fn from_mlx(
         1 if scale(0.5).iter().zip(bias.iter()).all(|(s, b)| mirrors(s, b)) => {
             Weights::Binary(BinaryWeights::new(rows, cols, group, codes, scale(0.5))?)
         }
-        2 if scale(1.0).iter().zip(bias.iter()).all(|(s, b)| mirrors(s, b)) && no_code_3(codes.as_slice()) => {
+        2 if scale(1.0).iter().zip(bias.iter()).all(|(s, b)| mirrors(s, b))
+            && no_code_3(codes.as_slice()) =>
+        {
             Weights::Ternary(TernaryWeights::new(rows, cols, group, codes, scale(1.0))?)
         }
         1 => Weights::Int1(Int1Weights::new(rows, cols, group, codes, scale(1.0), bias)?),
@@ -72,7 +74,12 @@ fn no_code_3(codes: &[u8]) -> bool {
 ///
 /// `Q4_0` is `d (code - 8)` and `Q8_0` is `d code`; both are affine with the bias `-8 d` or, for codes moved into
 /// 0..=255, `-128 d`, which are exact.
-pub fn from_blocks(rows: usize, cols: usize, block: BlockType, bytes: &[u8]) -> Option<Result<Weights, SizeError>> {
+pub fn from_blocks(
+    rows: usize,
+    cols: usize,
+    block: BlockType,
+    bytes: &[u8],
+) -> Option<Result<Weights, SizeError>> {
     let mut scales = Vec::with_capacity(bytes.len() / 9);
     let mut codes = Vec::with_capacity(bytes.len());
     for block_bytes in bytes.chunks_exact(block.bytes()) {
@@ -82,7 +89,9 @@ pub fn from_blocks(rows: usize, cols: usize, block: BlockType, bytes: &[u8]) -> 
             BlockType::Q1_0 => codes.extend_from_slice(q),
             BlockType::Q4_0 => {
                 for half in [0, 4] {
-                    codes.extend(q.as_chunks::<2>().0.iter().map(|[a, b]| (a >> half & 15) | (b >> half & 15) << 4));
+                    codes.extend(
+                        q.as_chunks::<2>().0.iter().map(|[a, b]| (a >> half & 15) | (b >> half & 15) << 4),
+                    );
                 }
             }
             BlockType::Q8_0 => codes.extend(q.iter().map(|&q| q ^ 0x80)),
@@ -94,7 +103,9 @@ pub fn from_blocks(rows: usize, cols: usize, block: BlockType, bytes: &[u8]) -> 
     let group = block.weights();
     Some(match block {
         BlockType::Q1_0 => BinaryWeights::new(rows, cols, group, codes, scale(1.0)).map(Weights::Binary),
-        BlockType::Q4_0 => Int4Weights::new(rows, cols, group, codes, scale(1.0), scale(-8.0)).map(Weights::Int4),
+        BlockType::Q4_0 => {
+            Int4Weights::new(rows, cols, group, codes, scale(1.0), scale(-8.0)).map(Weights::Int4)
+        }
         _ => Int8Weights::new(rows, cols, group, codes, scale(1.0), scale(-128.0)).map(Weights::Int8),
     })
 }
@@ -121,7 +132,12 @@ pub fn from_dense(
     }
 }
 
-fn recover(rows: usize, cols: usize, float_type: FloatType, bytes: &[u8]) -> Option<Result<Weights, SizeError>> {
+fn recover(
+    rows: usize,
+    cols: usize,
+    float_type: FloatType,
+    bytes: &[u8],
+) -> Option<Result<Weights, SizeError>> {
     let groups = bytes.as_chunks::<{ 2 * RELEASE_GROUP }>().0;
     if groups.len() * 2 * RELEASE_GROUP != bytes.len() {
         return None;
@@ -132,9 +148,8 @@ fn recover(rows: usize, cols: usize, float_type: FloatType, bytes: &[u8]) -> Opt
     for group in groups {
         let halves = group.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b) & 0x7fff);
         let s = halves.clone().fold(0, u16::max);
-        let (alien, zero) = halves.fold((false, false), |(alien, zero), h| {
-            (alien | (h != s) & (h != 0), zero | (h == 0))
-        });
+        let (alien, zero) =
+            halves.fold((false, false), |(alien, zero), h| (alien | (h != s) & (h != 0), zero | (h == 0)));
         let infinite = if float_type == FloatType::F16 { 0x7c00 } else { 0x7f80 };
         if alien || s >= infinite {
             return None;
@@ -149,20 +164,31 @@ fn recover(rows: usize, cols: usize, float_type: FloatType, bytes: &[u8]) -> Opt
     }
     let scales = Scales::new(SharedBytes::from_vec(scales), float_type, 1.0);
     let halves = bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
-    let mut codes = Vec::new();
     if any_zero {
-        codes.resize(rows * cols / 4, 0u8);
+        let mut codes = vec![0u8; rows * cols / 4];
         for (i, h) in halves.enumerate() {
-            let code = if h & 0x7fff == 0 { 1 } else if h >> 15 == 0 { 2 } else { 0 };
+            let code = if h & 0x7fff == 0 {
+                1
+            } else if h >> 15 == 0 {
+                2
+            } else {
+                0
+            };
             codes[i / 4] |= code << (2 * (i % 4));
         }
-        Some(TernaryWeights::new(rows, cols, RELEASE_GROUP, SharedBytes::from_vec(codes), scales).map(Weights::Ternary))
+        Some(
+            TernaryWeights::new(rows, cols, RELEASE_GROUP, SharedBytes::from_vec(codes), scales)
+                .map(Weights::Ternary),
+        )
     } else {
-        codes.resize(rows * cols / 8, 0u8);
+        let mut codes = vec![0u8; rows * cols / 8];
         for (i, h) in halves.enumerate() {
             codes[i / 8] |= u8::from(h >> 15 == 0) << (i % 8);
         }
-        Some(BinaryWeights::new(rows, cols, RELEASE_GROUP, SharedBytes::from_vec(codes), scales).map(Weights::Binary))
+        Some(
+            BinaryWeights::new(rows, cols, RELEASE_GROUP, SharedBytes::from_vec(codes), scales)
+                .map(Weights::Binary),
+        )
     }
 }
 
@@ -180,7 +206,8 @@ mod tests {
 
     #[test]
     fn a_binary_matrix_is_recognised_and_exact() {
-        let values: Vec<f32> = (0..512).map(|i| if i * 7 % 5 < 2 { 0.25 } else { -0.25 } * (1 + i / 128) as f32).collect();
+        let values: Vec<f32> =
+            (0..512).map(|i| if i * 7 % 5 < 2 { 0.25 } else { -0.25 } * (1 + i / 128) as f32).collect();
         let weights = recovered(&values, 2);
         assert_eq!(weights.kind(), "binary");
         assert_eq!([weights.row(0), weights.row(1)].concat(), values);

@@ -22,7 +22,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
         let (begin, end) = info.data_offsets;
         let range = start + begin..start + end;
         if begin > end || range.end > bytes.len() {
-            return Err(Error::format(format!("tensor {name}: its bytes {begin}..{end} lie outside the file")));
+            return Err(Error::format(format!(
+                "tensor {name}: its bytes {begin}..{end} lie outside the file"
+            )));
         }
         tensors.insert(name, StoredTensor { dtype: info.dtype.into(), shape: info.shape.clone(), range });
     }

@@ -6,9 +6,9 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use super::epilogue::Epilogue;
 use super::microkernel::Microkernel;
+use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
-use crate::Cpu;
 
 /// Rows of one task: many enough to pay for laying out the weights, few enough to stay in the second-level cache.
 const ROWS_PER_TASK: usize = 192;

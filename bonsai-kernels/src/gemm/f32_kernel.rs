@@ -40,7 +40,14 @@ impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
         row[..x.len()].copy_from_slice(x);
     }
 
-    fn prepare_weights(self, weights: &W, first_column: usize, width: usize, inputs: Range<usize>, panel: &mut [f32]) {
+    fn prepare_weights(
+        self,
+        weights: &W,
+        first_column: usize,
+        width: usize,
+        inputs: Range<usize>,
+        panel: &mut [f32],
+    ) {
         with_width!(width, LANES => self.0.run(|| weights.expand::<LANES>(first_column, inputs, panel)));
     }
 

@@ -10,10 +10,10 @@ pub use epilogue::Epilogue;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
+use crate::Cpu;
 use crate::error::Result;
 use crate::isa::{Isa, dispatch};
 use crate::weights::{Weights, each_kind};
-use crate::Cpu;
 use f32_kernel::F32Kernel;
 use microkernel::Microkernel;
 

@@ -59,7 +59,11 @@ impl CodeRows {
 
     pub(crate) fn slice_rows(&self, range: Range<usize>) -> Self {
         let bytes = self.bytes.slice(range.start * self.row_bytes..range.end * self.row_bytes);
-        Self { bytes: bytes.expect("rows were checked against the matrix"), rows: range.len(), ..self.clone() }
+        Self {
+            bytes: bytes.expect("rows were checked against the matrix"),
+            rows: range.len(),
+            ..self.clone()
+        }
     }
 }
 

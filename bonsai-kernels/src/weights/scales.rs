@@ -81,7 +81,9 @@ impl Scales {
         let bytes = self.bytes.as_slice();
         let value = match self.float_type {
             FloatType::F16 => f16_to_f32(u16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).into()),
-            FloatType::Bf16 => bf16_to_f32(u16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).into()),
+            FloatType::Bf16 => {
+                bf16_to_f32(u16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).into())
+            }
             FloatType::F32 => {
                 let at = 4 * index;
                 f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])

@@ -14,7 +14,15 @@ impl F32Tile for Avx2 {
     const WIDTHS: &'static [usize] = &[LANES, 2 * LANES];
 
     #[inline]
-    fn tile(self, width: usize, depth: usize, rows: &[f32], row_stride: usize, panel: &[f32], acc: &mut [f32]) {
+    fn tile(
+        self,
+        width: usize,
+        depth: usize,
+        rows: &[f32],
+        row_stride: usize,
+        panel: &[f32],
+        acc: &mut [f32],
+    ) {
         check_tile(MR, width, depth, rows, row_stride, panel, acc);
         // SAFETY: the token proves AVX2; `check_tile` proved the lengths that `tile` reads and writes.
         unsafe {
@@ -43,10 +51,10 @@ unsafe fn tile<const NV: usize>(
         unsafe {
             let weights: [__m256; NV] =
                 std::array::from_fn(|n| _mm256_loadu_ps(panel.add((k * NV + n) * LANES)));
-            for m in 0..MR {
+            for (m, sums) in sums.iter_mut().enumerate() {
                 let x = _mm256_set1_ps(*rows.add(m * row_stride + k));
-                for n in 0..NV {
-                    sums[m][n] = _mm256_fmadd_ps(x, weights[n], sums[m][n]);
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    *sum = _mm256_fmadd_ps(x, weights, *sum);
                 }
             }
         }

@@ -14,7 +14,15 @@ impl F32Tile for Avx512 {
     const WIDTHS: &'static [usize] = &[LANES, 2 * LANES, 4 * LANES];
 
     #[inline]
-    fn tile(self, width: usize, depth: usize, rows: &[f32], row_stride: usize, panel: &[f32], acc: &mut [f32]) {
+    fn tile(
+        self,
+        width: usize,
+        depth: usize,
+        rows: &[f32],
+        row_stride: usize,
+        panel: &[f32],
+        acc: &mut [f32],
+    ) {
         check_tile(MR, width, depth, rows, row_stride, panel, acc);
         // SAFETY: the token proves AVX-512; `check_tile` proved the lengths that `tile` reads and writes.
         unsafe {
@@ -44,10 +52,10 @@ unsafe fn tile<const NV: usize>(
         unsafe {
             let weights: [__m512; NV] =
                 std::array::from_fn(|n| _mm512_loadu_ps(panel.add((k * NV + n) * LANES)));
-            for m in 0..MR {
+            for (m, sums) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*rows.add(m * row_stride + k));
-                for n in 0..NV {
-                    sums[m][n] = _mm512_fmadd_ps(x, weights[n], sums[m][n]);
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    *sum = _mm512_fmadd_ps(x, weights, *sum);
                 }
             }
         }
