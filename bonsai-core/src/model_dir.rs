@@ -76,7 +76,7 @@ impl ModelDir {
         let entries = std::fs::read_dir(&self.root).map_err(|e| Error::io(&self.root, e))?;
         let named = |path: &PathBuf| {
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-            path.is_dir() && name.strip_prefix(role).is_some_and(|rest| rest.starts_with(['-', '_', '.']))
+            path.is_dir() && name.strip_prefix(role).is_some_and(|rest| rest.starts_with(['-', '.']))
         };
         let mut found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(named).collect();
         found.sort();

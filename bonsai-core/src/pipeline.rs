@@ -15,7 +15,7 @@ use crate::image::{Image, Recipe, RecipeModel};
 use crate::latents::Latents;
 use crate::model_dir::ModelDir;
 use crate::nn::{PictureBuffer, TokenBuffer};
-use crate::request::{Request, token_grid};
+use crate::request::{Request, Schedule, token_grid};
 use crate::text_encoder::{Qwen3, Qwen3Config};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{Flux2Config, Flux2Transformer, Inputs, Scratch, image_positions, text_positions};
@@ -564,7 +564,12 @@ impl Pipeline {
 impl Model {
     fn load(dir: &ModelDir, options: &PipelineOptions) -> Result<Self> {
         let side = dir.side_file()?;
-        let in_side_file = |e: Error| e.context(dir.root().join("bonsai.json").display());
+        let side_path = dir.root().join("bonsai.json");
+        // only what stands in the file is blamed on it
+        let in_side_file = |stated: bool| {
+            let path = side_path.display().to_string();
+            move |e: Error| if stated { Error::mismatch(e.to_string()).context(path) } else { e }
+        };
 
         let files = dir.component("transformer")?;
         let weights = Weights::open(&files.weights, Component::Transformer)?;
@@ -576,13 +581,16 @@ impl Model {
 
         let files = dir.component("text_encoder")?;
         let config: Qwen3Config = read_json(&files.dir.join("config.json"))?;
+        config.validate().map_err(|e| e.context(files.dir.join("config.json").display()))?;
+        let stated = options.text_encoder_out_layers.is_none() && side.text_encoder_out_layers.is_some();
         let taps = options.text_encoder_out_layers.clone().or(side.text_encoder_out_layers);
         let taps =
             taps.unwrap_or_else(|| (1..=3).map(|quarter| config.num_hidden_layers * quarter / 4).collect());
-        check_taps(&taps, &config, transformer.config()).map_err(in_side_file)?;
+        check_taps(&taps, &config, transformer.config()).map_err(in_side_file(stated))?;
+        let stated = options.max_sequence_length.is_none() && side.max_sequence_length.is_some();
         let max_sequence_length = options.max_sequence_length.or(side.max_sequence_length);
         let max_sequence_length = max_sequence_length.unwrap_or(DEFAULT_MAX_SEQUENCE_LENGTH);
-        check_length(max_sequence_length, &config).map_err(in_side_file)?;
+        check_length(max_sequence_length, &config).map_err(in_side_file(stated))?;
         let weights = Weights::open(&files.weights, Component::TextEncoder)?;
         let last = taps.last().copied().unwrap_or(0);
         let text_encoder = Qwen3::load(&weights, config, last).map_err(|e| e.context("text encoder"))?;
@@ -610,8 +618,10 @@ impl Model {
             )));
         }
         let size = side.default_size.map_or(DEFAULT_SIZE, |[width, height]| (width, height));
-        token_grid(size.0, size.1).map_err(|e| in_side_file(e.context("default_size")))?;
+        let grid =
+            token_grid(size.0, size.1).map_err(|e| e.context("default_size")).map_err(in_side_file(true))?;
         let steps = side.steps.unwrap_or(DEFAULT_STEPS);
+        Schedule::EmpiricalMu.sigmas(steps, grid.0 * grid.1).map_err(in_side_file(true))?;
         let defaults = Defaults { text_encoder_out_layers: taps, max_sequence_length, size, steps };
         let canonical = dir.root().canonicalize().unwrap_or_else(|_| dir.root().to_owned());
         let name = canonical.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());

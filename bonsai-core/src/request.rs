@@ -4,7 +4,7 @@ use crate::noise::NoiseSource;
 use crate::scheduler::FlowMatchEuler;
 
 /// The longest side of a picture, in pixels.
-pub const MAX_SIDE: usize = 4096;
+pub const MAX_SIDE: usize = 2048;
 
 /// What to paint. Fields that are `None` take the model's defaults.
 #[derive(Debug, Clone, PartialEq)]

@@ -28,7 +28,8 @@ type Tensors = BTreeMap<String, Tensor>;
 fn read(path: &Path) -> Tensors {
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let owned = |t: TensorView<'_>| Tensor { dtype: t.dtype(), shape: t.shape().to_vec(), data: t.data().to_vec() };
+    let owned =
+        |t: TensorView<'_>| Tensor { dtype: t.dtype(), shape: t.shape().to_vec(), data: t.data().to_vec() };
     file.tensors().into_iter().map(|(name, t)| (name, owned(t))).collect()
 }
 
@@ -42,7 +43,8 @@ fn golden(kind: &str) -> Tensors {
 }
 
 fn config(kind: &str) -> Flux2Config {
-    serde_json::from_str(&std::fs::read_to_string(Path::new(MODEL).join(kind).join("config.json")).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(Path::new(MODEL).join(kind).join("config.json")).unwrap())
+        .unwrap()
 }
 
 /// Velocity bits for a fixed input, and how the matrices were stored.
@@ -97,7 +99,9 @@ fn unpacked(packed: &Tensors, store: impl Fn(f32) -> Vec<u8>, dtype: Dtype) -> T
                 let bit = (row * cols + col) * bits;
                 let code = tensor.data[bit / 8] >> (bit % 8) & ((1 << bits) - 1);
                 let group = row * groups + col / 128;
-                values.extend(store(f16_at(&scales.data, group) * f32::from(code) + f16_at(&biases.data, group)));
+                values.extend(store(
+                    f16_at(&scales.data, group) * f32::from(code) + f16_at(&biases.data, group),
+                ));
             }
         }
         dense.insert(name.clone(), Tensor { dtype, shape: vec![rows, cols], data: values });
@@ -127,7 +131,8 @@ fn packed_and_unpacked_checkpoints_are_one_model() {
         };
         let f32_bytes = |v: f32| v.to_le_bytes().to_vec();
         let singles = save("f32.safetensors", &unpacked(&packed, f32_bytes, Dtype::F32));
-        let rounded_singles = save("rounded.safetensors", &unpacked(&packed, |v| f32_bytes(rounded(v)), Dtype::F32));
+        let rounded_singles =
+            save("rounded.safetensors", &unpacked(&packed, |v| f32_bytes(rounded(v)), Dtype::F32));
         let halves = save("f16.safetensors", &unpacked_f16(&packed));
         let brain = |v| bf16::from_f32(v).to_le_bytes().to_vec();
         let brains = save("bf16.safetensors", &unpacked(&packed, brain, Dtype::BF16));
@@ -232,7 +237,8 @@ fn bfl(tensors: &Tensors) -> Tensors {
         let mut shape = parts[0].shape.clone();
         shape[0] = parts.iter().map(|p| p.shape[0]).sum();
         let data = parts.iter().flat_map(|p| p.data.clone()).collect();
-        renamed.insert(format!("model.diffusion_model.{name}"), Tensor { dtype: parts[0].dtype, shape, data });
+        renamed
+            .insert(format!("model.diffusion_model.{name}"), Tensor { dtype: parts[0].dtype, shape, data });
     };
     let get = |name: &str| &tensors[name];
     for (bfl, diffusers) in [
@@ -332,7 +338,10 @@ fn what_nobody_asked_for_and_what_is_missing_are_named() {
     let mut tensors = golden("transformer");
     tensors.remove("transformer_blocks.1.ff.linear_in.biases");
     let message = load(&tensors);
-    assert!(message.contains("transformer_blocks.1.ff.linear_in.biases") && message.contains("missing"), "{message}");
+    assert!(
+        message.contains("transformer_blocks.1.ff.linear_in.biases") && message.contains("missing"),
+        "{message}"
+    );
 
     let mut tensors = golden("transformer");
     tensors.get_mut("proj_out.weight").unwrap().shape.swap(0, 1);

@@ -52,7 +52,7 @@ impl Qwen3Config {
         self.rope_parameters.as_ref().and_then(|p| p.rope_theta).or(self.rope_theta).unwrap_or(1e6)
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -64,6 +64,7 @@ impl Qwen3Config {
         for (field, size) in sizes {
             expect((1..1 << 24).contains(&size), field, "a positive size")?;
         }
+        expect(self.num_hidden_layers < 1 << 12, "num_hidden_layers", "fewer than 4096 layers")?;
         expect(self.num_attention_heads < 1 << 12, "num_attention_heads", "fewer than 4096 heads")?;
         let grouped = self.num_attention_heads.is_multiple_of(self.num_key_value_heads);
         expect(grouped, "num_key_value_heads", "a divisor of num_attention_heads")?;

@@ -1,17 +1,15 @@
 use std::ops::Range;
 
-use super::codes::CodeRows;
 use super::expand::{Decode, ExpandF32, expand_codes};
+use super::grouped::{GroupedCodes, grouped_shape};
 use super::{Scales, SizeError};
 use crate::SharedBytes;
 
 /// `BITS`-bit codes with a scale and a bias for each `group_size` inputs of a row: `w = scale * code + bias`.
 #[derive(Debug, Clone)]
 pub struct AffineWeights<const BITS: u32> {
-    codes: CodeRows,
-    scales: Scales,
+    codes: GroupedCodes,
     biases: Scales,
-    group_size: usize,
 }
 
 /// One-bit codes: two levels for each group.
@@ -37,63 +35,42 @@ impl<const BITS: u32> AffineWeights<BITS> {
         scales: Scales,
         biases: Scales,
     ) -> Result<Self, SizeError> {
-        let codes = CodeRows::new(codes, rows, cols, BITS)?;
-        let groups = rows.saturating_mul(cols.div_ceil(group_size));
-        scales.expect_len("scales", groups)?;
-        biases.expect_len("biases", groups)?;
-        Ok(Self { codes, scales, biases, group_size })
+        let codes = GroupedCodes::new(rows, cols, BITS, group_size, codes, scales)?;
+        biases.expect_len("biases", rows.saturating_mul(codes.groups()))?;
+        Ok(Self { codes, biases })
     }
 
-    /// Output features.
-    pub fn rows(&self) -> usize {
-        self.codes.rows()
-    }
-
-    /// Input features.
-    pub fn cols(&self) -> usize {
-        self.codes.cols()
-    }
-
-    /// Inputs that share a scale and a bias.
-    pub fn group_size(&self) -> usize {
-        self.group_size
-    }
-
-    /// Groups of one row.
-    pub fn groups(&self) -> usize {
-        self.cols().div_ceil(self.group_size)
-    }
+    grouped_shape!(codes);
 
     /// Code of one weight.
     pub fn code(&self, row: usize, col: usize) -> u32 {
-        self.codes.code(row, col)
+        self.codes.codes.code(row, col)
+    }
+
+    /// Bias of one group.
+    pub fn bias(&self, row: usize, group: usize) -> f32 {
+        self.biases.get(self.codes.group_index(row, group))
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.codes.byte_len() + self.scales.byte_len() + self.biases.byte_len()
+        self.codes.bytes() + self.biases.byte_len()
     }
 
-    pub(crate) fn slice_rows(&self, range: Range<usize>) -> Self {
-        let groups = self.groups();
-        let of_groups = range.start * groups..range.end * groups;
-        Self {
-            codes: self.codes.slice_rows(range),
-            scales: self.scales.slice(of_groups.clone()),
-            biases: self.biases.slice(of_groups),
-            group_size: self.group_size,
-        }
+    pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Self {
+        let biases = self.biases.slice(self.codes.group_range(&rows));
+        Self { codes: self.codes.slice_rows(rows), biases }
     }
 
     pub(crate) fn row(&self, row: usize) -> Vec<f32> {
         let value = |col: usize| {
-            let group = row * self.groups() + col / self.group_size;
-            self.scales.get(group) * self.code(row, col) as f32 + self.biases.get(group)
+            let group = col / self.group_size();
+            self.scale(row, group) * self.code(row, col) as f32 + self.bias(row, group)
         };
         (0..self.cols()).map(value).collect()
     }
 
     pub(crate) fn is_finite(&self) -> bool {
-        self.scales.is_finite() && self.biases.is_finite()
+        self.codes.scales.is_finite() && self.biases.is_finite()
     }
 }
 
@@ -108,13 +85,9 @@ impl<const BITS: u32, const W: usize> Decode<W> for Levels<'_, BITS, W> {
 
     #[inline(always)]
     fn begin_group(&mut self, first_row: usize, group: usize) {
-        for lane in 0..W {
-            let row = first_row + lane;
-            let index = row * self.weights.groups() + group;
-            let inside = row < self.weights.rows();
-            self.scales[lane] = if inside { self.weights.scales.get(index) } else { 0.0 };
-            self.biases[lane] = if inside { self.weights.biases.get(index) } else { 0.0 };
-        }
+        let AffineWeights { codes, biases } = self.weights;
+        self.scales = codes.lanes(&codes.scales, first_row, group);
+        self.biases = codes.lanes(biases, first_row, group);
     }
 
     #[inline(always)]
@@ -127,6 +100,6 @@ impl<const BITS: u32> ExpandF32 for AffineWeights<BITS> {
     #[inline(always)]
     fn expand<const W: usize>(&self, first_row: usize, inputs: Range<usize>, panel: &mut [f32]) {
         let levels = Levels::<BITS, W> { weights: self, scales: [0.0; W], biases: [0.0; W] };
-        expand_codes::<W, _>(&self.codes, self.group_size, first_row, inputs, panel, levels);
+        expand_codes::<W, _>(&self.codes.codes, self.group_size(), first_row, inputs, panel, levels);
     }
 }

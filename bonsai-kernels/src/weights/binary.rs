@@ -1,7 +1,7 @@
 use std::ops::Range;
 
-use super::codes::CodeRows;
 use super::expand::{Decode, ExpandF32, expand_codes};
+use super::grouped::{GroupedCodes, grouped_shape};
 use super::{Scales, SizeError};
 use crate::SharedBytes;
 
@@ -9,9 +9,7 @@ use crate::SharedBytes;
 /// `w = scale * (2 * bit - 1)`, so `sum w x = sum_g scale_g * (2 * sum_{bit = 1} x - sum x)`.
 #[derive(Debug, Clone)]
 pub struct BinaryWeights {
-    bits: CodeRows,
-    scales: Scales,
-    group_size: usize,
+    bits: GroupedCodes,
 }
 
 impl BinaryWeights {
@@ -26,72 +24,39 @@ impl BinaryWeights {
         bits: SharedBytes,
         scales: Scales,
     ) -> Result<Self, SizeError> {
-        let bits = CodeRows::new(bits, rows, cols, 1)?;
-        scales.expect_len("scales", rows.saturating_mul(cols.div_ceil(group_size)))?;
-        Ok(Self { bits, scales, group_size })
+        Ok(Self { bits: GroupedCodes::new(rows, cols, 1, group_size, bits, scales)? })
     }
 
-    /// Output features.
-    pub fn rows(&self) -> usize {
-        self.bits.rows()
-    }
-
-    /// Input features.
-    pub fn cols(&self) -> usize {
-        self.bits.cols()
-    }
-
-    /// Inputs that share a scale.
-    pub fn group_size(&self) -> usize {
-        self.group_size
-    }
-
-    /// Groups of one row.
-    pub fn groups(&self) -> usize {
-        self.cols().div_ceil(self.group_size)
-    }
+    grouped_shape!(bits);
 
     /// Whether the weight is `+scale`.
     pub fn bit(&self, row: usize, col: usize) -> bool {
-        self.bits.code(row, col) == 1
-    }
-
-    /// The packed bits of one row.
-    pub fn row_bits(&self, row: usize) -> &[u8] {
-        self.bits.row_bytes(row)
-    }
-
-    /// Scale of one group.
-    #[inline(always)]
-    pub fn scale(&self, row: usize, group: usize) -> f32 {
-        self.scales.get(row * self.groups() + group)
+        self.bits.codes.code(row, col) == 1
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bits.byte_len() + self.scales.byte_len()
+        self.bits.bytes()
     }
 
-    pub(crate) fn slice_rows(&self, range: Range<usize>) -> Self {
-        let groups = self.groups();
-        let scales = self.scales.slice(range.start * groups..range.end * groups);
-        Self { bits: self.bits.slice_rows(range), scales, ..self.clone() }
+    pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Self {
+        Self { bits: self.bits.slice_rows(rows) }
     }
 
     pub(crate) fn row(&self, row: usize) -> Vec<f32> {
         let value = |col| {
-            let scale = self.scale(row, col / self.group_size);
+            let scale = self.scale(row, col / self.group_size());
             if self.bit(row, col) { scale } else { -scale }
         };
         (0..self.cols()).map(value).collect()
     }
 
     pub(crate) fn is_finite(&self) -> bool {
-        self.scales.is_finite()
+        self.bits.scales.is_finite()
     }
 }
 
 struct Signs<'a, const W: usize> {
-    weights: &'a BinaryWeights,
+    bits: &'a GroupedCodes,
     scales: [f32; W],
 }
 
@@ -100,10 +65,7 @@ impl<const W: usize> Decode<W> for Signs<'_, W> {
 
     #[inline(always)]
     fn begin_group(&mut self, first_row: usize, group: usize) {
-        for (lane, scale) in self.scales.iter_mut().enumerate() {
-            let row = first_row + lane;
-            *scale = if row < self.weights.rows() { self.weights.scale(row, group) } else { 0.0 };
-        }
+        self.scales = self.bits.lanes(&self.bits.scales, first_row, group);
     }
 
     #[inline(always)]
@@ -115,7 +77,7 @@ impl<const W: usize> Decode<W> for Signs<'_, W> {
 impl ExpandF32 for BinaryWeights {
     #[inline(always)]
     fn expand<const W: usize>(&self, first_row: usize, inputs: Range<usize>, panel: &mut [f32]) {
-        let signs = Signs { weights: self, scales: [0.0; W] };
-        expand_codes::<W, _>(&self.bits, self.group_size, first_row, inputs, panel, signs);
+        let signs = Signs { bits: &self.bits, scales: [0.0; W] };
+        expand_codes::<W, _>(&self.bits.codes, self.group_size(), first_row, inputs, panel, signs);
     }
 }

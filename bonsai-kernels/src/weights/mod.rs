@@ -8,6 +8,7 @@ mod binary;
 mod codes;
 mod dense;
 mod expand;
+mod grouped;
 mod half_float;
 mod scales;
 mod ternary;

@@ -1,7 +1,7 @@
 use std::ops::Range;
 
-use super::codes::CodeRows;
 use super::expand::{Decode, ExpandF32, expand_codes};
+use super::grouped::{GroupedCodes, grouped_shape};
 use super::{Scales, SizeError};
 use crate::SharedBytes;
 
@@ -9,9 +9,7 @@ use crate::SharedBytes;
 /// two bits a code, codes 0, 1 and 2.
 #[derive(Debug, Clone)]
 pub struct TernaryWeights {
-    codes: CodeRows,
-    scales: Scales,
-    group_size: usize,
+    trits: GroupedCodes,
 }
 
 impl TernaryWeights {
@@ -27,69 +25,36 @@ impl TernaryWeights {
         codes: SharedBytes,
         scales: Scales,
     ) -> Result<Self, SizeError> {
-        let codes = CodeRows::new(codes, rows, cols, 2)?;
-        scales.expect_len("scales", rows.saturating_mul(cols.div_ceil(group_size)))?;
-        Ok(Self { codes, scales, group_size })
+        Ok(Self { trits: GroupedCodes::new(rows, cols, 2, group_size, codes, scales)? })
     }
 
-    /// Output features.
-    pub fn rows(&self) -> usize {
-        self.codes.rows()
-    }
-
-    /// Input features.
-    pub fn cols(&self) -> usize {
-        self.codes.cols()
-    }
-
-    /// Inputs that share a scale.
-    pub fn group_size(&self) -> usize {
-        self.group_size
-    }
-
-    /// Groups of one row.
-    pub fn groups(&self) -> usize {
-        self.cols().div_ceil(self.group_size)
-    }
+    grouped_shape!(trits);
 
     /// -1, 0 or +1.
     pub fn sign(&self, row: usize, col: usize) -> i8 {
-        self.codes.code(row, col) as i8 - 1
-    }
-
-    /// The packed codes of one row.
-    pub fn row_codes(&self, row: usize) -> &[u8] {
-        self.codes.row_bytes(row)
-    }
-
-    /// Scale of one group.
-    #[inline(always)]
-    pub fn scale(&self, row: usize, group: usize) -> f32 {
-        self.scales.get(row * self.groups() + group)
+        self.trits.codes.code(row, col) as i8 - 1
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.codes.byte_len() + self.scales.byte_len()
+        self.trits.bytes()
     }
 
-    pub(crate) fn slice_rows(&self, range: Range<usize>) -> Self {
-        let groups = self.groups();
-        let scales = self.scales.slice(range.start * groups..range.end * groups);
-        Self { codes: self.codes.slice_rows(range), scales, ..self.clone() }
+    pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Self {
+        Self { trits: self.trits.slice_rows(rows) }
     }
 
     pub(crate) fn row(&self, row: usize) -> Vec<f32> {
-        let value = |col| self.scale(row, col / self.group_size) * f32::from(self.sign(row, col));
+        let value = |col| self.scale(row, col / self.group_size()) * f32::from(self.sign(row, col));
         (0..self.cols()).map(value).collect()
     }
 
     pub(crate) fn is_finite(&self) -> bool {
-        self.scales.is_finite()
+        self.trits.scales.is_finite()
     }
 }
 
 struct Trits<'a, const W: usize> {
-    weights: &'a TernaryWeights,
+    trits: &'a GroupedCodes,
     scales: [f32; W],
 }
 
@@ -98,10 +63,7 @@ impl<const W: usize> Decode<W> for Trits<'_, W> {
 
     #[inline(always)]
     fn begin_group(&mut self, first_row: usize, group: usize) {
-        for (lane, scale) in self.scales.iter_mut().enumerate() {
-            let row = first_row + lane;
-            *scale = if row < self.weights.rows() { self.weights.scale(row, group) } else { 0.0 };
-        }
+        self.scales = self.trits.lanes(&self.trits.scales, first_row, group);
     }
 
     #[inline(always)]
@@ -113,7 +75,7 @@ impl<const W: usize> Decode<W> for Trits<'_, W> {
 impl ExpandF32 for TernaryWeights {
     #[inline(always)]
     fn expand<const W: usize>(&self, first_row: usize, inputs: Range<usize>, panel: &mut [f32]) {
-        let trits = Trits { weights: self, scales: [0.0; W] };
-        expand_codes::<W, _>(&self.codes, self.group_size, first_row, inputs, panel, trits);
+        let trits = Trits { trits: &self.trits, scales: [0.0; W] };
+        expand_codes::<W, _>(&self.trits.codes, self.group_size(), first_row, inputs, panel, trits);
     }
 }

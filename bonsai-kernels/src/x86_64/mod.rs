@@ -1,4 +1,3 @@
 //! Kernels that name instructions of x86-64.
 
-mod avx2;
-mod avx512;
+mod tile;

@@ -1,0 +1,134 @@
+//! `bonsai bench`: one picture of a fixed prompt and seed, and what it took.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bonsai_core::{Meter, Request};
+use clap::Args;
+use serde::Serialize;
+
+use crate::engine::{EngineArgs, KernelArgs, Loaded};
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+use crate::size::SizeArgs;
+use crate::{model, print};
+
+const PROMPT: &str = "a bonsai tree on a wooden table, soft morning light";
+const SEED: u64 = 42;
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    size: SizeArgs,
+    /// Denoising steps [default: the model's, mostly 4]
+    #[arg(long, value_name = "N", value_parser = crate::generate::steps, allow_negative_numbers = true)]
+    steps: Option<usize>,
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Print the figures as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// The figures. `total_s` is from the prompt to the picture; loading is not in it.
+#[derive(Serialize)]
+struct Figures {
+    model: String,
+    size: String,
+    steps: usize,
+    threads: usize,
+    isa: &'static str,
+    precision: String,
+    load_s: f64,
+    text_encode_s: f64,
+    step_s: Vec<f64>,
+    vae_decode_s: f64,
+    total_s: f64,
+    linear_gmacs: Option<f64>,
+    peak_rss_bytes: Option<u64>,
+}
+
+pub fn run(args: &BenchArgs) -> Result<(), Failure> {
+    let mut request =
+        Request { steps: args.steps, size: args.size.over((16, 16)), ..Request::new(PROMPT) }.seed(SEED);
+    request.check()?;
+    let isa = args.kernel.isa()?;
+    let choice = model::choose(args.engine.model.as_deref())?;
+    let interrupt = Interrupt::install()?;
+    let mut progress = Progress::new(args.quiet, args.json);
+    let meter = Arc::new(Meter::default());
+
+    if let Some(note) = choice.note() {
+        progress.note(&note);
+    }
+    progress.stage("loading the model");
+    let Loaded { pipeline, took: load } = args.engine.load(&choice, isa, Some(Arc::clone(&meter)))?;
+    progress.done("load");
+    let pipeline = pipeline.with_cancel(interrupt.token.clone());
+    interrupt.orderly();
+    request.size = args.size.over(pipeline.defaults().size);
+    progress.picture(0, 1);
+    let began = Instant::now();
+    let generated = pipeline.generate_with(&request, &mut |event| {
+        progress.event(event);
+        ControlFlow::Continue(())
+    })?;
+    let total = began.elapsed();
+    drop(progress);
+
+    let (recipe, timings) = (&generated.recipe, &generated.timings);
+    let linears = meter.elapsed();
+    let figures = Figures {
+        model: pipeline.name().to_owned(),
+        size: format!("{}x{}", recipe.width, recipe.height),
+        steps: recipe.steps,
+        threads: pipeline.cpu().threads(),
+        isa: pipeline.cpu().isa().name(),
+        precision: args.kernel.precision.clone(),
+        load_s: load.as_secs_f64(),
+        text_encode_s: timings.text_encode.as_secs_f64(),
+        step_s: timings.steps.iter().map(Duration::as_secs_f64).collect(),
+        vae_decode_s: timings.vae_decode.as_secs_f64(),
+        total_s: total.as_secs_f64(),
+        linear_gmacs: (!linears.is_zero()).then(|| meter.macs() as f64 / linears.as_secs_f64() / 1e9),
+        peak_rss_bytes: peak_resident_bytes(),
+    };
+    if args.json { print::json(&figures) } else { print::stdout(&table(&figures)) }
+}
+
+fn table(f: &Figures) -> String {
+    let gmacs = f.linear_gmacs.map_or("unknown".to_owned(), |v| format!("{v:.1} GMAC/s"));
+    let steps: Vec<String> = f.step_s.iter().map(|s| format!("{s:.3}")).collect();
+    let mean = f.step_s.iter().sum::<f64>() / f.step_s.len().max(1) as f64;
+    [
+        format!("model           {}", f.model),
+        format!("picture         {}, {}", f.size, print::count(f.steps, "step")),
+        format!("runs on         {}, {}, {}", print::count(f.threads, "thread"), f.isa, f.precision),
+        format!("load            {:.3} s", f.load_s),
+        format!("text encoder    {:.3} s", f.text_encode_s),
+        format!("step            {mean:.3} s (each: {})", steps.join(", ")),
+        format!("decode          {:.3} s", f.vae_decode_s),
+        format!("prompt to image {:.3} s", f.total_s),
+        format!("linears         {gmacs}"),
+        format!("peak memory     {}", f.peak_rss_bytes.map_or("unknown".to_owned(), print::bytes)),
+    ]
+    .join("\n")
+}
+
+/// The most memory that this process had resident, where the system tells.
+fn peak_resident_bytes() -> Option<u64> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}

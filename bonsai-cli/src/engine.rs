@@ -1,0 +1,77 @@
+//! The options of every command that runs a model, and the loading of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bonsai_core::kernels::gemm::ActivationPrecision;
+use bonsai_core::{ErrorKind, Isa, Meter, Pipeline, PipelineOptions};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use crate::failure::Failure;
+use crate::model::Choice;
+
+#[derive(Debug, Args)]
+pub struct EngineArgs {
+    /// Model directory [default: $BONSAI_MODEL, else the project's small test model]
+    #[arg(short, long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Threads [default: all]; the picture does not depend on them
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true)]
+    pub threads: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub struct KernelArgs {
+    /// Instruction set, no better than this CPU's: portable, avx2, avx512 [default: $BONSAI_ISA, else the best]
+    #[arg(long, value_name = "NAME")]
+    isa: Option<String>,
+    /// Arithmetic of the activations in the linears; f32, the exact one, is the only one so far
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ActivationPrecision::ALL.iter().map(|p| p.name())), default_value = ActivationPrecision::default().name())]
+    pub precision: String,
+}
+
+impl KernelArgs {
+    pub fn isa(&self) -> Result<Isa, Failure> {
+        let (isa, option) = match &self.isa {
+            Some(name) => (Isa::named(name), true),
+            None => (Isa::from_env(), false),
+        };
+        isa.map_err(|error| {
+            let message = error.to_string();
+            // the kernels know the environment variable only
+            Failure::usage(if option { message.replacen("BONSAI_ISA=", "--isa ", 1) } else { message })
+        })
+    }
+}
+
+/// A loaded model and how long that took.
+pub struct Loaded {
+    pub pipeline: Pipeline,
+    pub took: Duration,
+}
+
+impl EngineArgs {
+    pub fn load(&self, choice: &Choice, isa: Isa, meter: Option<Arc<Meter>>) -> Result<Loaded, Failure> {
+        let options = PipelineOptions {
+            threads: self.threads.map(usize::from),
+            isa: Some(isa),
+            meter,
+            ..PipelineOptions::default()
+        };
+        let started = Instant::now();
+        let pipeline = Pipeline::open_with(&choice.dir, &options).map_err(|error| {
+            let failure = Failure::in_files(&error);
+            let dir = choice.dir.display();
+            match error.kind() {
+                ErrorKind::NotFound if !choice.dir.is_dir() => failure
+                    .hint("-m DIR names the model; `bonsai synth --preset tiny --out DIR` makes one to try"),
+                ErrorKind::NotFound | ErrorKind::ModelFormat | ErrorKind::ModelMismatch => failure
+                    .hint(format!("`bonsai info {dir}` tells what the directory holds and what it lacks")),
+                _ => failure,
+            }
+        })?;
+        Ok(Loaded { pipeline, took: started.elapsed() })
+    }
+}
