@@ -177,7 +177,7 @@ mod tests {
             let buf = AlignedBuf::<f32>::zeroed(&allocator, len).unwrap();
             assert_eq!(buf.len(), len);
             assert!(buf.iter().all(|&v| v == 0.0));
-            assert!(len == 0 || buf.as_ptr().addr() % ALIGN == 0);
+            assert!(len == 0 || buf.as_ptr().addr().is_multiple_of(ALIGN));
         }
     }
 
