@@ -65,7 +65,8 @@ fn velocity(paths: &[PathBuf], config: Option<Flux2Config>) -> (Vec<u32>, BTreeM
         timestep: 0.875,
         guidance: None,
     };
-    let cpu = Cpu::new(Isa::best());
+    // here all kinds of weights go through one kernel, so that equal weights give equal bits
+    let cpu = Cpu::new(Isa::named("portable").unwrap());
     let mut scratch = Scratch::new(&cpu, c, 19).unwrap();
     let out = model.forward(&mut Context::new(&cpu), inputs, &mut scratch).unwrap();
     (out.as_slice().iter().map(|v| v.to_bits()).collect(), weights.kinds())
@@ -347,4 +348,70 @@ fn what_nobody_asked_for_and_what_is_missing_are_named() {
     tensors.get_mut("proj_out.weight").unwrap().shape.swap(0, 1);
     let message = load(&tensors);
     assert!(message.contains("proj_out.weight") && message.contains("[128, 256]"), "{message}");
+}
+
+/// Keeps one recorded value.
+struct Keep(&'static str, Vec<f32>);
+
+impl bonsai_core::Probe for Keep {
+    fn record(&mut self, name: &str, _: &[usize], values: Vec<f32>) {
+        if name == self.0 {
+            self.1 = values;
+        }
+    }
+}
+
+#[test]
+fn a_guidance_embedder_adds_to_the_time_embedding() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tensors = golden("transformer");
+    for linear in ["linear_1", "linear_2"] {
+        let timestep = tensors[&format!("time_guidance_embed.timestep_embedder.{linear}.weight")].clone();
+        tensors.insert(format!("time_guidance_embed.guidance_embedder.{linear}.weight"), timestep);
+    }
+    let path = dir.path().join("model.safetensors");
+    write(&path, &tensors);
+    let text = std::fs::read_to_string(Path::new(MODEL).join("transformer/config.json")).unwrap();
+    let with_guidance = text.replace("\"guidance_embeds\": false", "\"guidance_embeds\": true");
+    assert_ne!(text, with_guidance);
+    let config: Flux2Config = serde_json::from_str(&with_guidance).unwrap();
+    let model =
+        Flux2Transformer::load(&Weights::open(&[path], Component::Transformer).unwrap(), config).unwrap();
+    let c = model.config();
+    let (latents, prompt) = (Array2::zeros((1, c.in_channels)), Array2::zeros((1, c.joint_attention_dim)));
+    let cpu = Cpu::new(Isa::best());
+    let temb = |guidance| {
+        let mut keep = Keep("time_guidance_embed", vec![]);
+        let inputs = Inputs {
+            latents: latents.view(),
+            prompt: prompt.view(),
+            text_positions: &text_positions(1),
+            image_positions: &image_positions(0, 1, 1),
+            timestep: 0.5,
+            guidance,
+        };
+        let mut scratch = Scratch::new(&cpu, c, 2).unwrap();
+        let mut cx = Context::new(&cpu).with_probe(&mut keep);
+        model.forward(&mut cx, inputs, &mut scratch).map(|_| keep.1)
+    };
+    // both embedders hold the same weights: equal values give twice one of them, which another guidance does not
+    let (twice, other) = (temb(Some(0.5)).unwrap(), temb(Some(4.0)).unwrap());
+    let mut keep = Keep("time_guidance_embed", vec![]);
+    let source = Path::new(MODEL).join("transformer/diffusion_pytorch_model.safetensors");
+    let plain = Weights::open(&[source], Component::Transformer).unwrap();
+    let plain = Flux2Transformer::load(&plain, self::config("transformer")).unwrap();
+    let inputs = Inputs {
+        latents: latents.view(),
+        prompt: prompt.view(),
+        text_positions: &text_positions(1),
+        image_positions: &image_positions(0, 1, 1),
+        timestep: 0.5,
+        guidance: None,
+    };
+    let mut scratch = Scratch::new(&cpu, c, 2).unwrap();
+    plain.forward(&mut Context::new(&cpu).with_probe(&mut keep), inputs, &mut scratch).unwrap();
+    assert!(twice.iter().zip(&keep.1).all(|(t, one)| *t == 2.0 * one));
+    assert_ne!(twice, other);
+    // none given where one is needed
+    assert!(temb(None).unwrap_err().to_string().contains("guidance"));
 }

@@ -34,6 +34,7 @@ mod cpu;
 mod error;
 pub mod gemm;
 mod isa;
+mod lookup;
 mod math;
 pub mod norm;
 mod portable;

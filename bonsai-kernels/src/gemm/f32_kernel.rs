@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use super::microkernel::Microkernel;
+use super::microkernel::{Microkernel, TileRows};
 use crate::tile::{F32Tile, with_width};
 use crate::weights::ExpandF32;
 
@@ -10,13 +10,14 @@ pub(crate) struct F32Kernel<T>(pub(crate) T);
 
 /// One panel of the widest kind takes half of a 64 KiB first-level cache.
 const DEPTH: usize = 128;
-/// Keeps rows whose length is a power of two out of the same cache sets.
-const ROW_PADDING: usize = 16;
 
 impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
-    const NAME: &'static str = T::NAME;
+    const NAME: &'static str = "f32-fma";
     const MR: usize = T::MR;
+    // one panel, which stays in the first-level cache while the rows pass
+    const COLUMNS: usize = 64;
     type Row = f32;
+    type Operand = f32;
     type Panel = f32;
     type Sum = f32;
 
@@ -28,12 +29,12 @@ impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
         T::width_for(columns)
     }
 
-    fn row_len(self, cols: usize) -> usize {
-        cols + ROW_PADDING
-    }
-
     fn panel_len(self, width: usize, depth: usize) -> usize {
         width * depth
+    }
+
+    fn operand_len(self, _: usize) -> usize {
+        0
     }
 
     fn prepare_row(self, x: &[f32], row: &mut [f32]) {
@@ -51,19 +52,20 @@ impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
         with_width!(width, LANES => self.0.run(|| weights.expand::<LANES>(first_column, inputs, panel)));
     }
 
+    fn prepare_tile(self, _: &[f32], _: usize, _: Range<usize>, _: &mut [f32]) {}
+
     fn accumulate(
         self,
-        rows: &[f32],
-        row_len: usize,
+        tile: TileRows<'_, f32, f32>,
         inputs: Range<usize>,
         panel: &[f32],
         width: usize,
         sums: &mut [f32],
     ) {
-        self.0.tile(width, inputs.len(), &rows[inputs.start..], row_len, panel, sums);
+        self.0.tile(width, inputs.len(), &tile.rows[inputs.start..], tile.row_len, panel, sums);
     }
 
-    fn flush(self, sums: &mut [f32], _: &[f32], acc: &mut [f32]) {
+    fn flush(self, sums: &mut [f32], _: &[f32], _: usize, acc: &mut [f32]) {
         for (acc, sum) in acc.iter_mut().zip(sums) {
             *acc += std::mem::take(sum);
         }

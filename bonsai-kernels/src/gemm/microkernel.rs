@@ -9,27 +9,32 @@ use crate::aligned::Element;
 /// The driver owns blocking, threads, edges and the epilogue; a microkernel prepares operands and multiplies tiles.
 /// All hooks run on the thread that needs their result, with buffers that the driver made.
 pub(crate) trait Microkernel<W>: Copy + Send + Sync {
-    /// `isa-activations-MRxNR`, for people.
+    /// Activations and method, for people: `f32-fma`.
     const NAME: &'static str;
-    /// Rows of one tile. The driver pads the last tile with rows of zeros.
+    /// Rows of one tile; divides [`ROW_MULTIPLE`](super::driver::ROW_MULTIPLE), to which rows of zeros pad.
     const MR: usize;
-    /// Element of a prepared row: plain f32, quantised integers, look-up tables.
+    /// Columns that pass by before the next tile of rows is prepared: as many as make `prepare_tile` cheap, as few as
+    /// keep their panels in the second-level cache.
+    const COLUMNS: usize;
+    /// Element of a prepared row: plain f32, or quantised integers.
     type Row: Element;
+    /// Element of what a tile of rows becomes for one K block, as look-up tables.
+    type Operand: Element;
     /// Element of a weight panel.
     type Panel: Element;
     /// Element of the sums inside a group.
     type Sum: Element;
 
-    /// Inputs in one K block: a multiple of 32 and of the weights' group, where they have one.
+    /// Inputs in one K block: a multiple of 32 and of the weights' group, where sums are scaled by group.
     fn depth(self, weights: &W) -> usize;
     /// Panel width for this many remaining columns.
     fn width(self, columns: usize) -> usize;
-    /// Elements that one prepared row of `cols` inputs takes.
-    fn row_len(self, cols: usize) -> usize;
     /// Elements of a panel of `width` columns and `depth` inputs.
     fn panel_len(self, width: usize, depth: usize) -> usize;
+    /// Elements of a tile's operand for `depth` inputs; 0 when `accumulate` reads the rows themselves.
+    fn operand_len(self, depth: usize) -> usize;
 
-    /// Turns one row of activations into what `accumulate` reads. Done once for all columns.
+    /// Turns one row of activations into its prepared form, once for all columns. `row` has zeros behind its end.
     fn prepare_row(self, x: &[f32], row: &mut [Self::Row]);
     /// Lays out the weights of columns `first_column..first_column + width` and inputs `inputs`.
     fn prepare_weights(
@@ -40,16 +45,33 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
         inputs: Range<usize>,
         panel: &mut [Self::Panel],
     );
-    /// Adds the products of `inputs` to `sums` `[MR, width]`. `rows` are `MR` prepared rows, `row_len` apart.
-    fn accumulate(
+    /// Builds the operand of `MR` prepared rows, `row_len` apart, for `inputs`.
+    fn prepare_tile(
         self,
         rows: &[Self::Row],
         row_len: usize,
+        inputs: Range<usize>,
+        operand: &mut [Self::Operand],
+    );
+    /// Adds the products of `inputs` to `sums` `[MR, width]`.
+    fn accumulate(
+        self,
+        tile: TileRows<'_, Self::Row, Self::Operand>,
         inputs: Range<usize>,
         panel: &[Self::Panel],
         width: usize,
         sums: &mut [Self::Sum],
     );
     /// Ends a K block: scales `sums` where the panel did not, adds them to `acc` `[MR, width]` and clears them.
-    fn flush(self, sums: &mut [Self::Sum], panel: &[Self::Panel], acc: &mut [f32]);
+    fn flush(self, sums: &mut [Self::Sum], panel: &[Self::Panel], width: usize, acc: &mut [f32]);
+}
+
+/// `MR` rows as `accumulate` may read them.
+#[derive(Clone, Copy)]
+pub(crate) struct TileRows<'a, R, O> {
+    /// The prepared rows, `row_len` apart.
+    pub(crate) rows: &'a [R],
+    pub(crate) row_len: usize,
+    /// What `prepare_tile` made of them.
+    pub(crate) operand: &'a [O],
 }

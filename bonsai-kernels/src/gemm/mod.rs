@@ -3,6 +3,7 @@
 mod driver;
 mod epilogue;
 mod f32_kernel;
+mod lookup_kernel;
 mod microkernel;
 pub mod reference;
 
@@ -15,6 +16,8 @@ use crate::error::Result;
 use crate::isa::{Isa, dispatch};
 use crate::weights::{Weights, each_kind};
 use f32_kernel::F32Kernel;
+#[cfg(target_arch = "x86_64")]
+use lookup_kernel::LookupKernel;
 use microkernel::Microkernel;
 
 /// How activations enter a linear.
@@ -77,11 +80,30 @@ impl Activations {
     ) -> Result<()> {
         assert_eq!(self.isa, cpu.isa(), "activations were prepared for another instruction set");
         assert_eq!(self.rows.cols, weights.cols(), "inputs of a GEMM");
-        dispatch!(cpu.isa(), t => each_kind!(weights, w => {
-            driver::drive(cpu, F32Kernel(t), &self.rows, w, w.rows(), out, epilogue)
-        }))
+        with_kernel!(cpu.isa(), weights, |kernel, w| {
+            driver::drive(cpu, kernel, &self.rows, w, weights.rows(), out, epilogue)
+        })
     }
 }
+
+/// The one place that chooses: calls `$body` with `$kernel` bound to the microkernel for these weights on this
+/// instruction set, and `$w` to the weights of whatever kind.
+macro_rules! with_kernel {
+    ($isa:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {
+        match ($isa, $weights) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512(t), Weights::Binary($w)) if LookupKernel::<crate::Avx512>::takes($w) => {
+                let $kernel = LookupKernel(t);
+                $body
+            }
+            (isa, weights) => dispatch!(isa, t => each_kind!(weights, $w => {
+                let $kernel = F32Kernel(t);
+                $body
+            })),
+        }
+    };
+}
+use with_kernel;
 
 /// `out = epilogue(x * weights^T)` for rows that only one linear reads; see [`Activations::matmul`].
 ///
@@ -100,10 +122,10 @@ pub fn matmul(
     Activations::prepare(cpu, x, ActivationPrecision::F32)?.matmul(cpu, weights, out, epilogue)
 }
 
-/// Name of the kernel that multiplies these weights: instruction set, activations and tile.
+/// Name of the kernel that multiplies these weights: instruction set, activations, method and tile.
 pub fn kernel_name(isa: Isa, weights: &Weights) -> String {
-    fn describe<W, K: Microkernel<W>>(kernel: K, _: &W) -> String {
-        format!("{}-f32-{}x{}", K::NAME, K::MR, kernel.width(usize::MAX))
+    fn describe<W, K: Microkernel<W>>(isa: Isa, kernel: K, _: &W) -> String {
+        format!("{}-{}-{}x{}", isa.name(), K::NAME, K::MR, kernel.width(usize::MAX))
     }
-    dispatch!(isa, t => each_kind!(weights, w => describe(F32Kernel(t), w)))
+    with_kernel!(isa, weights, |kernel, w| describe(isa, kernel, w))
 }

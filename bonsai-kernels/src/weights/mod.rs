@@ -21,6 +21,7 @@ pub use half_float::{bf16_to_f32, f16_to_f32};
 pub use scales::{FloatType, Scales};
 pub use ternary::TernaryWeights;
 
+pub(crate) use codes::word;
 pub(crate) use expand::ExpandF32;
 
 /// Stored bytes do not fit the shape that they are said to have.

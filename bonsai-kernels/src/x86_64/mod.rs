@@ -1,3 +1,4 @@
 //! Kernels that name instructions of x86-64.
 
+mod lookup;
 mod tile;
