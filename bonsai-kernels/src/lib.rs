@@ -34,6 +34,7 @@ mod cpu;
 mod error;
 pub mod gemm;
 mod isa;
+#[cfg(target_arch = "x86_64")]
 mod lookup;
 mod math;
 pub mod norm;

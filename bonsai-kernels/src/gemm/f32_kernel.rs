@@ -62,12 +62,13 @@ impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
         width: usize,
         sums: &mut [f32],
     ) {
+        sums.fill(0.0);
         self.0.tile(width, inputs.len(), &tile.rows[inputs.start..], tile.row_len, panel, sums);
     }
 
-    fn flush(self, sums: &mut [f32], _: &[f32], _: usize, acc: &mut [f32]) {
+    fn flush(self, sums: &[f32], _: &[f32], _: usize, acc: &mut [f32]) {
         for (acc, sum) in acc.iter_mut().zip(sums) {
-            *acc += std::mem::take(sum);
+            *acc += sum;
         }
     }
 }

@@ -53,7 +53,7 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
         inputs: Range<usize>,
         operand: &mut [Self::Operand],
     );
-    /// Adds the products of `inputs` to `sums` `[MR, width]`.
+    /// Sets `sums` `[MR, width]` to the sums of products over `inputs`.
     fn accumulate(
         self,
         tile: TileRows<'_, Self::Row, Self::Operand>,
@@ -62,8 +62,8 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
         width: usize,
         sums: &mut [Self::Sum],
     );
-    /// Ends a K block: scales `sums` where the panel did not, adds them to `acc` `[MR, width]` and clears them.
-    fn flush(self, sums: &mut [Self::Sum], panel: &[Self::Panel], width: usize, acc: &mut [f32]);
+    /// Ends a K block: scales `sums` where the panel did not, adds them to `acc` `[MR, width]`.
+    fn flush(self, sums: &[Self::Sum], panel: &[Self::Panel], width: usize, acc: &mut [f32]);
 }
 
 /// `MR` rows as `accumulate` may read them.

@@ -3,6 +3,7 @@
 mod driver;
 mod epilogue;
 mod f32_kernel;
+#[cfg(target_arch = "x86_64")]
 mod lookup_kernel;
 mod microkernel;
 pub mod reference;
@@ -92,7 +93,12 @@ macro_rules! with_kernel {
     ($isa:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {
         match ($isa, $weights) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512(t), Weights::Binary($w)) if LookupKernel::<crate::Avx512>::takes($w) => {
+            (Isa::Avx512(t), Weights::Binary($w)) if lookup_kernel::takes($w.group_size()) => {
+                let $kernel = LookupKernel(t);
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512(t), Weights::Ternary($w)) if lookup_kernel::takes($w.group_size()) => {
                 let $kernel = LookupKernel(t);
                 $body
             }

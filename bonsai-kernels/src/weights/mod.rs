@@ -21,6 +21,7 @@ pub use half_float::{bf16_to_f32, f16_to_f32};
 pub use scales::{FloatType, Scales};
 pub use ternary::TernaryWeights;
 
+#[cfg(target_arch = "x86_64")]
 pub(crate) use codes::word;
 pub(crate) use expand::ExpandF32;
 

@@ -14,7 +14,8 @@ pub struct TernaryWeights {
 
 impl TernaryWeights {
     /// Codes row by row, first input in the lowest bits of the first byte, and scales
-    /// `[rows, ceil(cols / group_size)]`. A code of 3 would mean `+2 scale`; readers refuse it.
+    /// `[rows, ceil(cols / group_size)]`. A code of 3 means nothing: readers refuse it, and kernels may take it for
+    /// any weight.
     ///
     /// # Errors
     /// When the lengths do not fit the shape.

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use crate::isa::Avx512;
-use crate::lookup::{ENTRIES, INPUTS, LookupTile, steps};
+use crate::lookup::{Alphabet, ENTRIES, LookupTile};
 
 const MR: usize = 4;
 const VECTORS: usize = 4;
@@ -15,11 +15,11 @@ impl LookupTile for Avx512 {
     const MR: usize = MR;
     const WIDTH: usize = WIDTH;
 
-    fn build(self, depth: usize, rows: &[f32], row_stride: usize, tables: &mut [f32]) {
+    fn build<A: Alphabet>(self, depth: usize, rows: &[f32], row_stride: usize, tables: &mut [f32]) {
         assert!(rows.len() >= (MR - 1) * row_stride + depth, "look-up rows: {} floats", rows.len());
-        assert!(tables.len() >= steps(depth) * MR * ENTRIES, "look-up tables: {} floats", tables.len());
+        assert!(tables.len() >= A::steps(depth) * MR * ENTRIES, "look-up tables: {} floats", tables.len());
         // SAFETY: the token proves AVX-512; the lengths were checked.
-        unsafe { build(depth, rows.as_ptr(), row_stride, tables.as_mut_ptr()) }
+        unsafe { build::<A>(depth, rows.as_ptr(), row_stride, tables.as_mut_ptr()) }
     }
 
     fn look_up(self, steps: usize, tables: &[f32], indices: &[u32], sums: &mut [f32]) {
@@ -32,35 +32,36 @@ impl LookupTile for Avx512 {
 }
 
 /// # Safety
-/// `rows` holds `(MR - 1) * row_stride + depth` floats, `tables` `steps(depth) * MR * ENTRIES`.
-#[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn build(depth: usize, rows: *const f32, row_stride: usize, tables: *mut f32) {
-    // the sign that input j has in entries 0..16
-    let signs: [__m512; INPUTS - 1] = std::array::from_fn(|j| {
-        let mut signs = [0.0f32; LANES];
-        for (i, sign) in signs.iter_mut().enumerate() {
-            *sign = if i >> j & 1 == 1 { 1.0 } else { -1.0 };
+/// `rows` holds `(MR - 1) * row_stride + depth` floats, `tables` `A::steps(depth) * MR * ENTRIES`.
+#[target_feature(enable = "avx512f")]
+unsafe fn build<A: Alphabet>(depth: usize, rows: *const f32, row_stride: usize, tables: *mut f32) {
+    /// No alphabet has tables of more inputs.
+    const MOST: usize = 5;
+    let mut signs = [[0.0f32; ENTRIES]; MOST];
+    for (j, signs) in signs.iter_mut().enumerate().take(A::INPUTS) {
+        for (entry, sign) in signs.iter_mut().enumerate() {
+            *sign = A::sign(entry, j);
         }
-        // SAFETY: `signs` holds 16 floats.
-        unsafe { _mm512_loadu_ps(signs.as_ptr()) }
+    }
+    // SAFETY: each holds 32 floats.
+    let signs: [[__m512; 2]; MOST] = std::array::from_fn(|j| unsafe {
+        [_mm512_loadu_ps(signs[j].as_ptr()), _mm512_loadu_ps(signs[j].as_ptr().add(LANES))]
     });
-    for step in 0..steps(depth) {
+    for step in 0..A::steps(depth) {
+        let first = step * A::INPUTS;
+        let inputs = A::INPUTS.min(depth - first);
         for m in 0..MR {
-            let first = step * INPUTS;
-            // SAFETY: `first + j < depth` is checked before each read; a table stands inside `tables`.
+            let mut table = [_mm512_setzero_ps(); 2];
+            for (j, signs) in signs.iter().enumerate().take(inputs) {
+                // SAFETY: `first + j < depth`, and `m < MR`.
+                let x = unsafe { _mm512_set1_ps(*rows.add(m * row_stride + first + j)) };
+                table = std::array::from_fn(|half| _mm512_fmadd_ps(x, signs[half], table[half]));
+            }
+            // SAFETY: the table of this step and row stands inside `tables`.
             unsafe {
-                let x = |j: usize| {
-                    let value = if first + j < depth { *rows.add(m * row_stride + first + j) } else { 0.0 };
-                    _mm512_set1_ps(value)
-                };
-                let mut low = _mm512_mul_ps(x(0), signs[0]);
-                for (j, &signs) in signs.iter().enumerate().skip(1) {
-                    low = _mm512_fmadd_ps(x(j), signs, low);
-                }
-                let last = x(INPUTS - 1);
-                let table = tables.add((step * MR + m) * ENTRIES);
-                _mm512_storeu_ps(table, _mm512_sub_ps(low, last));
-                _mm512_storeu_ps(table.add(LANES), _mm512_add_ps(low, last));
+                let at = tables.add((step * MR + m) * ENTRIES);
+                _mm512_storeu_ps(at, table[0]);
+                _mm512_storeu_ps(at.add(LANES), table[1]);
             }
         }
     }
@@ -85,11 +86,10 @@ unsafe fn look_up(steps: usize, tables: *const f32, indices: *const u32, sums: *
             }
         }
     }
-    for (i, acc) in acc.into_iter().flatten().enumerate() {
-        // SAFETY: as above.
-        unsafe {
-            let at = sums.add(i * LANES);
-            _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), acc));
+    for (m, acc) in acc.iter().enumerate() {
+        for (n, &acc) in acc.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(sums.add((m * VECTORS + n) * LANES), acc) };
         }
     }
 }

@@ -63,11 +63,13 @@ macro_rules! f32_tile {
                     }
                 }
             }
-            for (i, sum) in sums.into_iter().flatten().enumerate() {
-                // SAFETY: as above.
-                unsafe {
-                    let at = acc.add(i * $lanes);
-                    $store(at, $add($load(at), sum));
+            for (m, sums) in sums.iter().enumerate() {
+                for (n, &sum) in sums.iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe {
+                        let at = acc.add((m * NV + n) * $lanes);
+                        $store(at, $add($load(at), sum));
+                    }
                 }
             }
         }
