@@ -22,12 +22,15 @@ pub(crate) fn softmax_step<T: Token>(_: T, scores: &mut [f32], maximum: &mut f32
         return 1.0;
     }
     let rescale = math::exp::<T>(*maximum - new);
+    // one simple loop for each thing, which is what becomes vector code
+    for score in scores.iter_mut() {
+        *score = math::exp::<T>(*score - new);
+    }
+    let (blocks, _) = scores.as_chunks::<8>();
     let mut sums = [0.0f32; 8];
-    let (blocks, _) = scores.as_chunks_mut::<8>();
     for block in blocks {
-        for i in 0..8 {
-            block[i] = math::exp::<T>(block[i] - new);
-            sums[i] += block[i];
+        for (sum, p) in sums.iter_mut().zip(block) {
+            *sum += p;
         }
     }
     *maximum = new;
