@@ -1,117 +1,28 @@
 //! From a prompt to a picture: the story, no arithmetic.
 
-use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bonsai_kernels::{Allocator, CancelToken, Cpu, Isa, Meter, ParallelFor, RayonThreads};
+use bonsai_kernels::{CancelToken, Cpu};
 
-use crate::config::read_json;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, Recipe, RecipeModel};
 use crate::latents::Latents;
+use crate::model::{Defaults, Model, check_length, check_taps};
 use crate::model_dir::ModelDir;
 use crate::nn::{PictureBuffer, TokenBuffer};
-use crate::request::{Request, Schedule, token_grid};
-use crate::text_encoder::{Qwen3, Qwen3Config};
+use crate::options::PipelineOptions;
+use crate::request::{Request, token_grid};
+use crate::text_encoder::Qwen3;
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{Flux2Config, Flux2Transformer, Inputs, Scratch, image_positions, text_positions};
-use crate::vae::{Tiling, Vae, VaeConfig};
-use crate::weights::{Component, Weights};
+use crate::transformer::{Flux2Transformer, Inputs, Scratch, image_positions, text_positions};
+use crate::vae::{Tiling, Vae};
 
 /// The precision that activations are computed in.
 const PRECISION: &str = "f32";
-const DEFAULT_MAX_SEQUENCE_LENGTH: usize = 512;
-const DEFAULT_SIZE: (usize, usize) = (512, 512);
-const DEFAULT_STEPS: usize = 4;
-
-/// How a pipeline runs. The default is the best instruction set of this CPU and a private pool of all its threads.
-#[derive(Clone, Default)]
-pub struct PipelineOptions {
-    /// Threads of a private pool; all that the system offers when `None`.
-    pub threads: Option<usize>,
-    /// Where work runs instead of a private pool.
-    pub parallel_for: Option<Arc<dyn ParallelFor>>,
-    /// Where large buffers come from instead of Rust's allocator.
-    pub allocator: Option<Arc<dyn Allocator>>,
-    /// The instruction set; `BONSAI_ISA`, or else the best, when `None`.
-    pub isa: Option<Isa>,
-    /// Hidden states of the text encoder that make the prompt embeddings, instead of the model's.
-    pub text_encoder_out_layers: Option<Vec<usize>>,
-    /// Tokens of a prompt, padding included, instead of the model's.
-    pub max_sequence_length: Option<usize>,
-    /// Counts the work of the linears.
-    pub meter: Option<Arc<Meter>>,
-}
-
-impl fmt::Debug for PipelineOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PipelineOptions")
-            .field("threads", &self.threads)
-            .field("isa", &self.isa)
-            .finish_non_exhaustive()
-    }
-}
-
-impl PipelineOptions {
-    /// The same on the host's own rayon pool.
-    #[must_use]
-    pub fn pool(self, pool: Arc<rayon::ThreadPool>) -> Self {
-        Self { parallel_for: Some(Arc::new(RayonThreads::shared(pool))), ..self }
-    }
-
-    fn cpu(&self) -> Result<Cpu> {
-        let isa = match self.isa {
-            Some(isa) => isa,
-            None => Isa::from_env().map_err(|e| Error::invalid(e.to_string()))?,
-        };
-        let threads: Arc<dyn ParallelFor> =
-            match &self.parallel_for {
-                Some(threads) => Arc::clone(threads),
-                None => {
-                    let all = || std::thread::available_parallelism().map_or(1, usize::from);
-                    let pool = RayonThreads::new(self.threads.unwrap_or_else(all));
-                    Arc::new(pool.map_err(|e| {
-                        Error::new(ErrorKind::Io, "threads could not be started").with_source(e)
-                    })?)
-                }
-            };
-        let mut cpu = Cpu::new(isa).with_threads(threads);
-        if let Some(allocator) = &self.allocator {
-            cpu = cpu.with_allocator(Arc::clone(allocator));
-        }
-        if let Some(meter) = &self.meter {
-            cpu = cpu.with_meter(Arc::clone(meter));
-        }
-        Ok(cpu)
-    }
-}
-
-/// What a model does when a request does not say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Defaults {
-    /// Hidden states of the text encoder that make the prompt embeddings.
-    pub text_encoder_out_layers: Vec<usize>,
-    /// Tokens of a prompt, padding included.
-    pub max_sequence_length: usize,
-    /// Width and height of a picture.
-    pub size: (usize, usize),
-    /// Steps of a picture.
-    pub steps: usize,
-}
-
-#[derive(Debug)]
-struct Model {
-    name: String,
-    defaults: Defaults,
-    tokenizer: Tokenizer,
-    text_encoder: Qwen3,
-    transformer: Flux2Transformer,
-    vae: Vae,
-}
 
 /// A loaded model, ready to paint. Cheap to clone; clones share the weights, and several threads may use one.
 #[derive(Debug, Clone)]
@@ -559,106 +470,6 @@ impl Pipeline {
             Err(Error::invalid(format!("guidance {guidance}: expected 0 to 100")))
         }
     }
-}
-
-impl Model {
-    fn load(dir: &ModelDir, options: &PipelineOptions) -> Result<Self> {
-        let side = dir.side_file()?;
-        let side_path = dir.root().join("bonsai.json");
-        // only what stands in the file is blamed on it
-        let in_side_file = |stated: bool| {
-            let path = side_path.display().to_string();
-            move |e: Error| if stated { Error::mismatch(e.to_string()).context(path) } else { e }
-        };
-
-        let files = dir.component("transformer")?;
-        let weights = Weights::open(&files.weights, Component::Transformer)?;
-        let config_path = files.dir.join("config.json");
-        let config =
-            if config_path.exists() { read_json(&config_path)? } else { Flux2Config::detect(&weights)? };
-        let transformer = Flux2Transformer::load(&weights, config).map_err(|e| e.context("transformer"))?;
-        trace_component("transformer", &weights);
-
-        let files = dir.component("text_encoder")?;
-        let config: Qwen3Config = read_json(&files.dir.join("config.json"))?;
-        config.validate().map_err(|e| e.context(files.dir.join("config.json").display()))?;
-        let stated = options.text_encoder_out_layers.is_none() && side.text_encoder_out_layers.is_some();
-        let taps = options.text_encoder_out_layers.clone().or(side.text_encoder_out_layers);
-        let taps =
-            taps.unwrap_or_else(|| (1..=3).map(|quarter| config.num_hidden_layers * quarter / 4).collect());
-        check_taps(&taps, &config, transformer.config()).map_err(in_side_file(stated))?;
-        let stated = options.max_sequence_length.is_none() && side.max_sequence_length.is_some();
-        let max_sequence_length = options.max_sequence_length.or(side.max_sequence_length);
-        let max_sequence_length = max_sequence_length.unwrap_or(DEFAULT_MAX_SEQUENCE_LENGTH);
-        check_length(max_sequence_length, &config).map_err(in_side_file(stated))?;
-        let weights = Weights::open(&files.weights, Component::TextEncoder)?;
-        let last = taps.last().copied().unwrap_or(0);
-        let text_encoder = Qwen3::load(&weights, config, last).map_err(|e| e.context("text encoder"))?;
-        trace_component("text encoder", &weights);
-
-        let files = dir.component("vae")?;
-        let config: VaeConfig = read_json(&files.dir.join("config.json"))?;
-        let weights = Weights::open(&files.weights, Component::Vae)?;
-        let vae = Vae::load(&weights, config).map_err(|e| e.context("vae"))?;
-        trace_component("vae", &weights);
-        let (produced, read) = (transformer.config().out_channels(), vae.config().token_channels());
-        if produced != read || transformer.config().in_channels != read {
-            return Err(Error::mismatch(format!(
-                "{}: the transformer's tokens have {produced} channels, the VAE's {read}",
-                dir.root().display()
-            )));
-        }
-
-        let tokenizer = Tokenizer::open(&dir.tokenizer()?)?;
-        let (vocab, rows) = (tokenizer.vocab_size(), text_encoder.config().vocab_size);
-        if vocab > rows {
-            return Err(Error::mismatch(format!(
-                "{}: the tokenizer has {vocab} tokens, the text encoder's embedding {rows} rows",
-                dir.root().display()
-            )));
-        }
-        let size = side.default_size.map_or(DEFAULT_SIZE, |[width, height]| (width, height));
-        let grid =
-            token_grid(size.0, size.1).map_err(|e| e.context("default_size")).map_err(in_side_file(true))?;
-        let steps = side.steps.unwrap_or(DEFAULT_STEPS);
-        Schedule::EmpiricalMu.sigmas(steps, grid.0 * grid.1).map_err(in_side_file(true))?;
-        let defaults = Defaults { text_encoder_out_layers: taps, max_sequence_length, size, steps };
-        let canonical = dir.root().canonicalize().unwrap_or_else(|_| dir.root().to_owned());
-        let name = canonical.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
-        Ok(Self { name, defaults, tokenizer, text_encoder, transformer, vae })
-    }
-}
-
-fn trace_component(component: &str, weights: &Weights) {
-    let mut kinds = std::collections::BTreeMap::<_, usize>::new();
-    weights.kinds().into_values().for_each(|kind| *kinds.entry(kind).or_default() += 1);
-    tracing::debug!(component, ?kinds, containers = weights.containers(), "loaded");
-}
-
-fn check_taps(taps: &[usize], text_encoder: &Qwen3Config, transformer: &Flux2Config) -> Result<()> {
-    let layers = text_encoder.num_hidden_layers;
-    if taps.is_empty() || !taps.is_sorted_by(|a, b| a < b) || taps.iter().any(|&t| t > layers) {
-        return Err(Error::invalid(format!(
-            "text_encoder_out_layers {taps:?}: expected ascending numbers from 0 to {layers}"
-        )));
-    }
-    let (found, expected) = (taps.len() * text_encoder.hidden_size, transformer.joint_attention_dim);
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::mismatch(format!(
-        "text_encoder_out_layers {taps:?} of a text encoder {} wide make {found} channels, the transformer reads {expected}",
-        text_encoder.hidden_size
-    )))
-}
-
-fn check_length(max_sequence_length: usize, text_encoder: &Qwen3Config) -> Result<()> {
-    const LONGEST: usize = 4096;
-    let longest = LONGEST.min(text_encoder.max_position_embeddings);
-    if (1..=longest).contains(&max_sequence_length) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!("max_sequence_length {max_sequence_length}: expected 1 to {longest}")))
 }
 
 fn expect_finite(what: &str, values: &[f32]) -> Result<()> {

@@ -1,0 +1,68 @@
+use std::fmt;
+use std::sync::Arc;
+
+use bonsai_kernels::{Allocator, Cpu, Isa, Meter, ParallelFor, RayonThreads};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How a pipeline runs. The default is the best instruction set of this CPU and a private pool of all its threads.
+#[derive(Clone, Default)]
+pub struct PipelineOptions {
+    /// Threads of a private pool; all that the system offers when `None`.
+    pub threads: Option<usize>,
+    /// Where work runs instead of a private pool.
+    pub parallel_for: Option<Arc<dyn ParallelFor>>,
+    /// Where large buffers come from instead of Rust's allocator.
+    pub allocator: Option<Arc<dyn Allocator>>,
+    /// The instruction set; `BONSAI_ISA`, or else the best, when `None`.
+    pub isa: Option<Isa>,
+    /// Hidden states of the text encoder that make the prompt embeddings, instead of the model's.
+    pub text_encoder_out_layers: Option<Vec<usize>>,
+    /// Tokens of a prompt, padding included, instead of the model's.
+    pub max_sequence_length: Option<usize>,
+    /// Counts the work of the linears.
+    pub meter: Option<Arc<Meter>>,
+}
+
+impl fmt::Debug for PipelineOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipelineOptions")
+            .field("threads", &self.threads)
+            .field("isa", &self.isa)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PipelineOptions {
+    /// The same on the host's own rayon pool.
+    #[must_use]
+    pub fn pool(self, pool: Arc<rayon::ThreadPool>) -> Self {
+        Self { parallel_for: Some(Arc::new(RayonThreads::shared(pool))), ..self }
+    }
+
+    pub(crate) fn cpu(&self) -> Result<Cpu> {
+        let isa = match self.isa {
+            Some(isa) => isa,
+            None => Isa::from_env().map_err(|e| Error::invalid(e.to_string()))?,
+        };
+        let threads: Arc<dyn ParallelFor> =
+            match &self.parallel_for {
+                Some(threads) => Arc::clone(threads),
+                None => {
+                    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+                    let pool = RayonThreads::new(self.threads.unwrap_or_else(all));
+                    Arc::new(pool.map_err(|e| {
+                        Error::new(ErrorKind::Io, "threads could not be started").with_source(e)
+                    })?)
+                }
+            };
+        let mut cpu = Cpu::new(isa).with_threads(threads);
+        if let Some(allocator) = &self.allocator {
+            cpu = cpu.with_allocator(Arc::clone(allocator));
+        }
+        if let Some(meter) = &self.meter {
+            cpu = cpu.with_meter(Arc::clone(meter));
+        }
+        Ok(cpu)
+    }
+}
