@@ -62,7 +62,7 @@ pub struct GenerateArgs {
     /// Guidance value, for models that read one
     #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
     guidance: Option<f32>,
-    /// Decode the picture in tiles: less memory, very slightly another picture
+    /// Decode the picture in tiles: less memory for large pictures, slightly other tones
     #[arg(long)]
     vae_tiling: bool,
     /// Leave the prompt and the recipe out of the PNG

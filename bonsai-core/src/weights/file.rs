@@ -1,24 +1,12 @@
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bonsai_kernels::SharedBytes;
 
-use super::dtype::Dtype;
+use super::stored::StoredTensor;
 use super::{gguf, mapped, safetensors};
 use crate::error::{Error, Result};
-
-/// One tensor as it stands in a file.
-#[derive(Debug, Clone)]
-pub struct StoredTensor {
-    /// How its elements are written.
-    pub dtype: Dtype,
-    /// Row-major shape, outermost first.
-    pub shape: Vec<usize>,
-    /// Where its bytes stand in the file.
-    pub range: Range<usize>,
-}
 
 /// A mapped file of tensors, whatever its container.
 #[derive(Debug, Clone)]

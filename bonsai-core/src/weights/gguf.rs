@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bonsai_kernels::weights::FloatType;
 
 use super::dtype::{BlockType, Dtype};
-use super::file::StoredTensor;
+use super::stored::StoredTensor;
 use crate::error::{Error, ErrorKind, Result};
 
 const DEFAULT_ALIGNMENT: u64 = 32;

@@ -10,6 +10,7 @@ mod mapped;
 mod names;
 mod quantized;
 mod safetensors;
+mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -22,8 +23,9 @@ use bonsai_kernels::conv2d::ConvWeights;
 use bonsai_kernels::weights::{DenseWeights, FloatType, Scales, Weights as Matrix};
 
 pub use dtype::{BlockType, Dtype};
-pub use file::{StoredTensor, TensorFile};
+pub use file::TensorFile;
 pub use names::Component;
+pub use stored::StoredTensor;
 
 use crate::error::{Error, ErrorKind, Result};
 use names::Rows;

@@ -7,7 +7,7 @@ use std::fmt;
 use safetensors::SafeTensors;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::file::StoredTensor;
+use super::stored::StoredTensor;
 use crate::error::{Error, Result};
 
 pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
