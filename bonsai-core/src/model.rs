@@ -1,5 +1,7 @@
 //! Loading: from a model directory to components that fit together.
 
+use std::sync::Arc;
+
 use crate::config::read_json;
 use crate::error::{Error, Result};
 use crate::model_dir::ModelDir;
@@ -9,7 +11,7 @@ use crate::text_encoder::{Qwen3, Qwen3Config};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{Flux2Config, Flux2Transformer};
 use crate::vae::{Vae, VaeConfig};
-use crate::weights::{Component, Weights};
+use crate::weights::{Component, MappedFile, Weights};
 
 const DEFAULT_MAX_SEQUENCE_LENGTH: usize = 512;
 const DEFAULT_SIZE: (usize, usize) = (512, 512);
@@ -36,6 +38,19 @@ pub(crate) struct Model {
     pub(crate) text_encoder: Qwen3,
     pub(crate) transformer: Flux2Transformer,
     pub(crate) vae: Vae,
+    /// Mapped files of text encoder, transformer and VAE.
+    pub(crate) pages: [Pages; 3],
+}
+
+/// Mapped files of one component.
+#[derive(Debug)]
+pub(crate) struct Pages(Vec<Arc<MappedFile>>);
+
+impl Pages {
+    /// Lets them leave memory until the next picture.
+    pub(crate) fn release(&self) {
+        self.0.iter().for_each(|map| map.release());
+    }
 }
 
 impl Model {
@@ -55,6 +70,7 @@ impl Model {
             if config_path.exists() { read_json(&config_path)? } else { Flux2Config::detect(&weights)? };
         let transformer = Flux2Transformer::load(&weights, config).map_err(|e| e.context("transformer"))?;
         trace_component("transformer", &weights);
+        let transformer_pages = Pages(weights.maps());
 
         let files = dir.component("text_encoder")?;
         let config: Qwen3Config = read_json(&files.dir.join("config.json"))?;
@@ -72,12 +88,14 @@ impl Model {
         let last = taps.last().copied().unwrap_or(0);
         let text_encoder = Qwen3::load(&weights, config, last).map_err(|e| e.context("text encoder"))?;
         trace_component("text encoder", &weights);
+        let text_encoder_pages = Pages(weights.maps());
 
         let files = dir.component("vae")?;
         let config: VaeConfig = read_json(&files.dir.join("config.json"))?;
         let weights = Weights::open(&files.weights, Component::Vae)?;
         let vae = Vae::load(&weights, config).map_err(|e| e.context("vae"))?;
         trace_component("vae", &weights);
+        let vae_pages = Pages(weights.maps());
         let (produced, read) = (transformer.config().out_channels(), vae.config().token_channels());
         if produced != read || transformer.config().in_channels != read {
             return Err(Error::mismatch(format!(
@@ -102,7 +120,10 @@ impl Model {
         let defaults = Defaults { text_encoder_out_layers: taps, max_sequence_length, size, steps };
         let canonical = dir.root().canonicalize().unwrap_or_else(|_| dir.root().to_owned());
         let name = canonical.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
-        Ok(Self { name, defaults, tokenizer, text_encoder, transformer, vae })
+        let pages = [text_encoder_pages, transformer_pages, vae_pages];
+        // what was touched for checking need not stay until its stage comes
+        pages.iter().for_each(Pages::release);
+        Ok(Self { name, defaults, tokenizer, text_encoder, transformer, vae, pages })
     }
 }
 

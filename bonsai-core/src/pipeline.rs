@@ -212,7 +212,12 @@ impl Pipeline {
             tracing::warn!(kept = used, cut = tokens.cut, "the prompt is too long");
             notify(Event::PromptCut { kept: used, cut: tokens.cut })?;
         }
-        let mut on_part = |layer, layers| notify(Event::TextEncode { layer, layers });
+        // each layer is read once for each prompt, so that it need not stay
+        let [text_encoder_pages, ..] = &self.model.pages;
+        let mut on_part = |layer, layers| {
+            text_encoder_pages.release();
+            notify(Event::TextEncode { layer, layers })
+        };
         let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
         let embeds = self.text_encoder().hidden_states(&mut cx, &tokens.ids, &tokens.mask, taps)?;
         expect_finite("prompt embeddings", embeds.as_slice())?;
@@ -411,6 +416,7 @@ impl Pipeline {
         let started = Instant::now();
         let prompt = self.embed(&request.prompt, taps, max_sequence_length, &mut notify)?;
         timings.text_encode = started.elapsed();
+        let [_, transformer_pages, vae_pages] = &self.model.pages;
 
         let steps = schedule.steps().len();
         let tokens = prompt.embeds.tokens() + latents.tokens();
@@ -425,6 +431,7 @@ impl Pipeline {
             timings.steps.push(started.elapsed());
         }
         drop(scratch);
+        transformer_pages.release();
 
         let started = Instant::now();
         let tiling = request.vae_tiling.then(|| self.vae().default_tiling());
@@ -433,6 +440,7 @@ impl Pipeline {
         let picture = self.decode_with(&mut cx, &latents, tiling.as_ref())?;
         let image = Image::from_decoded(width, height, picture.as_slice());
         timings.vae_decode = started.elapsed();
+        vae_pages.release();
 
         let recipe = Recipe {
             schema: Recipe::SCHEMA,

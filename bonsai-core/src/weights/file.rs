@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bonsai_kernels::SharedBytes;
 
+use super::mapped::MappedFile;
 use super::stored::StoredTensor;
-use super::{gguf, mapped, safetensors};
+use super::{gguf, safetensors};
 use crate::error::{Error, Result};
 
 /// A mapped file of tensors, whatever its container.
@@ -13,6 +15,8 @@ use crate::error::{Error, Result};
 pub struct TensorFile {
     /// Where it lies.
     pub path: PathBuf,
+    /// Its mapping.
+    pub map: Arc<MappedFile>,
     /// All bytes.
     pub bytes: SharedBytes,
     /// Its tensors by name.
@@ -31,13 +35,14 @@ impl TensorFile {
         let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
         let is_gguf = file.read_exact(&mut magic).is_ok() && &magic == b"GGUF";
         drop(file);
-        let bytes = mapped::map(path)?;
+        let map = MappedFile::open(path)?;
+        let bytes = map.bytes();
         let named = |e: Error| e.context(path.display());
         let (container, tensors) = if is_gguf {
             ("gguf", gguf::read(bytes.as_slice()).map_err(named)?)
         } else {
             ("safetensors", safetensors::read(bytes.as_slice()).map_err(named)?)
         };
-        Ok(Self { path: path.to_owned(), bytes, tensors, container })
+        Ok(Self { path: path.to_owned(), map, bytes, tensors, container })
     }
 }

@@ -1,6 +1,7 @@
 //! Files mapped into memory: the only unsafe file of this crate.
 #![expect(unsafe_code, reason = "maps files")]
 
+use std::fmt;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
-struct MappedFile(Mmap);
+/// The bytes of a file, read from disk as they are touched. The file must not shrink while it is in use.
+pub struct MappedFile(Mmap);
 
 impl AsRef<[u8]> for MappedFile {
     fn as_ref(&self) -> &[u8] {
@@ -18,22 +20,47 @@ impl AsRef<[u8]> for MappedFile {
     }
 }
 
-/// The bytes of a file, read from disk as they are touched. The file must not shrink while it is in use.
-///
-/// # Errors
-/// When it can't be opened or mapped, or is empty.
-pub fn map(path: &Path) -> Result<SharedBytes> {
-    let io = |e| Error::io(path, e);
-    let file = File::open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() || metadata.len() == 0 {
-        return Err(Error::format(format!(
-            "{}: expected a file of weights, found nothing in it",
-            path.display()
-        )));
+impl fmt::Debug for MappedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MappedFile({} bytes)", self.0.len())
     }
-    // SAFETY: the mapping is read-only and private to this process; that nobody shrinks a model file while it is
-    // loaded is a documented demand on the user, as for every program that maps files.
-    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-    Ok(SharedBytes::new(Arc::new(MappedFile(map))))
+}
+
+impl MappedFile {
+    /// Maps a file.
+    ///
+    /// # Errors
+    /// When it can't be opened or mapped, or is empty.
+    pub fn open(path: &Path) -> Result<Arc<Self>> {
+        let io = |e| Error::io(path, e);
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() || metadata.len() == 0 {
+            return Err(Error::format(format!(
+                "{}: expected a file of weights, found nothing in it",
+                path.display()
+            )));
+        }
+        // SAFETY: the mapping is read-only and private to this process; that nobody shrinks a model file while it is
+        // loaded is a documented demand on the user, as for every program that maps files.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        Ok(Arc::new(Self(map)))
+    }
+
+    /// All bytes.
+    pub fn bytes(self: &Arc<Self>) -> SharedBytes {
+        SharedBytes::new(Arc::clone(self) as _)
+    }
+
+    /// Lets the pages leave memory; whoever touches them again reads them from the file.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        // SAFETY: the mapping is of a file and never written, so that a dropped page comes back with the same bytes.
+        let advised = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        #[cfg(unix)]
+        if let Err(error) = advised {
+            // advice only: the pages then stay where they are
+            tracing::debug!(%error, "pages could not be released");
+        }
+    }
 }

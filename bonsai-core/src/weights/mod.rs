@@ -24,6 +24,7 @@ use bonsai_kernels::weights::{DenseWeights, FloatType, Scales, Weights as Matrix
 
 pub use dtype::{BlockType, Dtype};
 pub use file::TensorFile;
+pub use mapped::MappedFile;
 pub use names::Component;
 pub use stored::StoredTensor;
 
@@ -137,6 +138,11 @@ impl Weights {
     /// The files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.catalog.files.iter().map(|f| f.path.as_path())
+    }
+
+    /// The mappings, to let their pages go when a stage is done with them.
+    pub fn maps(&self) -> Vec<Arc<MappedFile>> {
+        self.catalog.files.iter().map(|f| Arc::clone(&f.map)).collect()
     }
 
     /// Kind of each matrix that was asked for so far, by name.
