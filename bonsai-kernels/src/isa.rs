@@ -1,5 +1,8 @@
 //! Instruction sets as values: who holds an [`Avx2`] token knows that AVX2 is there. The only place that asks the CPU.
-#![expect(unsafe_code, reason = "enters code that is compiled for detected instructions")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "enters code that is compiled for detected instructions")
+)]
 
 use std::env;
 

@@ -73,5 +73,9 @@ pub(crate) struct TileRows<'a, R, O> {
     pub(crate) rows: &'a [R],
     pub(crate) row_len: usize,
     /// What `prepare_tile` made of them.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "no kernel with tables on this target")
+    )]
     pub(crate) operand: &'a [O],
 }
