@@ -55,11 +55,10 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
 
     let interrupt = Interrupt::install()?;
     let mut progress = Progress::new(args.quiet, false);
-    let same_isa = Isa::named(&recipe.isa_class);
-    let isa = same_isa.clone().unwrap_or_else(|_| Isa::best());
-    if same_isa.is_err() {
+    let (isa, same_isa) = isa_for(&recipe)?;
+    if !same_isa {
         progress.note(&format!(
-            "note: painted with {}, which this CPU lacks; painting with {}: {MAX_LEVELS} level on {} % of the samples may differ",
+            "note: painted with {}, which is not to be had here; painting with {}: {MAX_LEVELS} level on {} % of the samples may differ",
             recipe.isa_class,
             isa.name(),
             MAX_SHARE * 100.0
@@ -89,7 +88,15 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
             if failure.code == Code::Model { in_recipe(e.to_string()) } else { failure }
         })?;
     drop(progress);
-    verdict(&args.image, &recorded, &painted.image, same_isa.is_ok())
+    verdict(&args.image, &recorded, &painted.image, same_isa)
+}
+
+/// The recipe's instruction set and true, or else the best that may be used. `BONSAI_ISA` bounds both.
+fn isa_for(recipe: &Recipe) -> Result<(Isa, bool), Failure> {
+    let best = Isa::from_env().map_err(|e| Failure::usage(e.to_string()))?;
+    let allowed = Isa::available().into_iter().take_while(|&isa| isa != best).chain([best]);
+    let same = allowed.into_iter().find(|isa| isa.name() == recipe.isa_class);
+    Ok((same.unwrap_or(best), same.is_some()))
 }
 
 /// The recipe that a PNG file holds.

@@ -375,13 +375,17 @@ fn a_guidance_embedder_adds_to_the_time_embedding() {
     let with_guidance = text.replace("\"guidance_embeds\": false", "\"guidance_embeds\": true");
     assert_ne!(text, with_guidance);
     let config: Flux2Config = serde_json::from_str(&with_guidance).unwrap();
-    let model =
-        Flux2Transformer::load(&Weights::open(&[path], Component::Transformer).unwrap(), config).unwrap();
-    let c = model.config();
-    let (latents, prompt) = (Array2::zeros((1, c.in_channels)), Array2::zeros((1, c.joint_attention_dim)));
+    let load = |path, config| {
+        Flux2Transformer::load(&Weights::open(&[path], Component::Transformer).unwrap(), config).unwrap()
+    };
+    let both = load(path, config);
+    let source = Path::new(MODEL).join("transformer/diffusion_pytorch_model.safetensors");
+    let plain = load(source, self::config("transformer"));
     let cpu = Cpu::new(Isa::best());
-    let temb = |guidance| {
-        let mut keep = Keep("time_guidance_embed", vec![]);
+    let temb = |model: &Flux2Transformer, guidance| {
+        let c = model.config();
+        let (latents, prompt) =
+            (Array2::zeros((1, c.in_channels)), Array2::zeros((1, c.joint_attention_dim)));
         let inputs = Inputs {
             latents: latents.view(),
             prompt: prompt.view(),
@@ -390,28 +394,15 @@ fn a_guidance_embedder_adds_to_the_time_embedding() {
             timestep: 0.5,
             guidance,
         };
+        let mut keep = Keep("time_guidance_embed", vec![]);
         let mut scratch = Scratch::new(&cpu, c, 2).unwrap();
         let mut cx = Context::new(&cpu).with_probe(&mut keep);
         model.forward(&mut cx, inputs, &mut scratch).map(|_| keep.1)
     };
     // both embedders hold the same weights: equal values give twice one of them, which another guidance does not
-    let (twice, other) = (temb(Some(0.5)).unwrap(), temb(Some(4.0)).unwrap());
-    let mut keep = Keep("time_guidance_embed", vec![]);
-    let source = Path::new(MODEL).join("transformer/diffusion_pytorch_model.safetensors");
-    let plain = Weights::open(&[source], Component::Transformer).unwrap();
-    let plain = Flux2Transformer::load(&plain, self::config("transformer")).unwrap();
-    let inputs = Inputs {
-        latents: latents.view(),
-        prompt: prompt.view(),
-        text_positions: &text_positions(1),
-        image_positions: &image_positions(0, 1, 1),
-        timestep: 0.5,
-        guidance: None,
-    };
-    let mut scratch = Scratch::new(&cpu, c, 2).unwrap();
-    plain.forward(&mut Context::new(&cpu).with_probe(&mut keep), inputs, &mut scratch).unwrap();
-    assert!(twice.iter().zip(&keep.1).all(|(t, one)| *t == 2.0 * one));
-    assert_ne!(twice, other);
+    let (once, twice) = (temb(&plain, None).unwrap(), temb(&both, Some(0.5)).unwrap());
+    assert!(twice.iter().zip(&once).all(|(twice, once)| *twice == 2.0 * once));
+    assert_ne!(twice, temb(&both, Some(4.0)).unwrap());
     // none given where one is needed
-    assert!(temb(None).unwrap_err().to_string().contains("guidance"));
+    assert!(temb(&both, None).unwrap_err().to_string().contains("guidance"));
 }

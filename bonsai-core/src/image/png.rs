@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use ::png::text_metadata::{ITXtChunk, TEXtChunk};
 use ::png::{
@@ -102,13 +101,12 @@ fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 /// Creates a new file in the folder of `path`, under a name that no other writer uses.
 fn create_beside(path: &Path) -> std::io::Result<(PathBuf, File)> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let mut count = 0u64;
     loop {
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
         let temporary = path.with_file_name(format!(".bonsai-{}-{count}.tmp", std::process::id()));
         match File::create_new(&temporary) {
-            // A leftover of a dead process with this id: try the next name.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            // another thread's, or a leftover of a dead process with this id: the next name
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => count += 1,
             result => return result.map(|file| (temporary, file)),
         }
     }

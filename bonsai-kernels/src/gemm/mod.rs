@@ -57,6 +57,7 @@ impl Activations {
         let isa = cpu.isa();
         match precision {
             ActivationPrecision::F32 => {
+                // plain rows, which every kernel with f32 activations reads alike
                 let rows = dispatch!(isa, t => {
                     driver::prepare::<crate::weights::DenseWeights, _>(cpu, F32Kernel(t), x)?
                 });
