@@ -1,6 +1,6 @@
 //! Instruction sets as values: who holds an [`Avx2`] token knows that AVX2 is there. The only place that asks the CPU.
 #![cfg_attr(
-    target_arch = "x86_64",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
     expect(unsafe_code, reason = "enters code that is compiled for detected instructions")
 )]
 
@@ -34,21 +34,21 @@ impl Token for Portable {
 }
 
 macro_rules! token {
-    ($(#[$doc:meta])* $token:ident, $name:literal, $($feature:tt),+) => {
+    ($(#[$doc:meta])* $arch:literal, $token:ident, $name:literal, $detect:ident, $($feature:tt),+) => {
         $(#[$doc])*
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(target_arch = $arch)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $token(());
 
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(target_arch = $arch)]
         impl $token {
             /// The token, if this CPU has all its instructions.
             pub fn detect() -> Option<Self> {
-                ($(std::arch::is_x86_feature_detected!($feature))&&+).then_some(Self(()))
+                ($(std::arch::$detect!($feature))&&+).then_some(Self(()))
             }
         }
 
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(target_arch = $arch)]
         impl Token for $token {
             const NAME: &'static str = $name;
             const FMA: bool = true;
@@ -67,42 +67,119 @@ macro_rules! token {
     };
 }
 
+/// A token whose instructions include those of `$lower`.
+macro_rules! includes {
+    ($arch:literal, $token:ident => $lower:ident) => {
+        #[cfg(target_arch = $arch)]
+        impl $token {
+            /// The next lower level.
+            pub fn lower(self) -> $lower {
+                $lower(())
+            }
+        }
+    };
+}
+
 token!(
     /// AVX2 with FMA and half-precision conversion.
-    Avx2, "avx2", "avx2", "fma", "f16c"
+    "x86_64", Avx2, "avx2", is_x86_feature_detected, "avx2", "fma", "f16c"
+);
+token!(
+    /// AVX2 and products of bytes (VNNI) on 256 bits.
+    "x86_64", AvxVnni, "avxvnni", is_x86_feature_detected, "avx2", "fma", "f16c", "avxvnni"
 );
 token!(
     /// AVX-512 F, BW, DQ and VL.
-    Avx512, "avx512", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
+    "x86_64", Avx512, "avx512", is_x86_feature_detected,
+    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
 );
+token!(
+    /// AVX-512 with products of bytes (VNNI), byte permutations (VBMI) and popcounts.
+    "x86_64", Avx512Vnni, "avx512vnni", is_x86_feature_detected,
+    "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
+    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
+);
+token!(
+    /// The same with dot products of bf16.
+    "x86_64", Avx512Bf16, "avx512bf16", is_x86_feature_detected,
+    "avx512bf16", "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
+    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
+);
+includes!("x86_64", AvxVnni => Avx2);
+includes!("x86_64", Avx512Vnni => Avx512);
+includes!("x86_64", Avx512Bf16 => Avx512Vnni);
 
-/// The instruction set that kernels run with.
+token!(
+    /// NEON, which every aarch64 CPU has.
+    "aarch64", Neon, "neon", is_aarch64_feature_detected, "neon"
+);
+token!(
+    /// NEON with dot products of bytes.
+    "aarch64", DotProd, "dotprod", is_aarch64_feature_detected, "neon", "dotprod"
+);
+token!(
+    /// NEON with products of small matrices of bytes.
+    "aarch64", I8mm, "i8mm", is_aarch64_feature_detected, "neon", "dotprod", "i8mm"
+);
+includes!("aarch64", DotProd => Neon);
+includes!("aarch64", I8mm => DotProd);
+
+/// The instruction set that kernels run with: one level of its architecture, each of which includes those below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isa {
-    /// Baseline of the target.
+    /// Baseline of the target, without kernels of its own.
     Portable(Portable),
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    /// AVX2 and VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(AvxVnni),
     /// AVX-512.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// AVX-512 with VNNI, VBMI and VPOPCNTDQ.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(Avx512Vnni),
+    /// The same with BF16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Avx512Bf16),
+    /// NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+    /// NEON and dot products.
+    #[cfg(target_arch = "aarch64")]
+    DotProd(DotProd),
+    /// NEON, dot products and matrix products.
+    #[cfg(target_arch = "aarch64")]
+    I8mm(I8mm),
 }
 
-/// Calls `$body` with `$t` bound to the token inside `$isa`.
+/// Calls `$body` with `$t` bound to the token of the vector width inside `$isa`: levels that add only special
+/// instructions share the code of the level that set the width.
 macro_rules! dispatch {
     ($isa:expr, $t:ident => $body:expr) => {
-        match $isa {
-            $crate::Isa::Portable($t) => $body,
+        match $isa.vectors() {
+            $crate::isa::Vectors::Portable($t) => $body,
             #[cfg(target_arch = "x86_64")]
-            $crate::Isa::Avx2($t) => $body,
+            $crate::isa::Vectors::Avx2($t) => $body,
             #[cfg(target_arch = "x86_64")]
-            $crate::Isa::Avx512($t) => $body,
+            $crate::isa::Vectors::Avx512($t) => $body,
         }
     };
 }
 pub(crate) use dispatch;
+
+/// What code that knows only vectors tells apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Vectors {
+    Portable(Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
 
 /// `BONSAI_ISA` holds a word that is no instruction set of this CPU.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,12 +198,20 @@ impl Isa {
 
     /// All instruction sets of this CPU, lowest first.
     pub fn available() -> Vec<Self> {
-        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut, reason = "only x86-64 adds to it"))]
         let mut found = vec![Self::Portable(Portable)];
         #[cfg(target_arch = "x86_64")]
         {
             found.extend(Avx2::detect().map(Self::Avx2));
+            found.extend(AvxVnni::detect().map(Self::AvxVnni));
             found.extend(Avx512::detect().map(Self::Avx512));
+            found.extend(Avx512Vnni::detect().map(Self::Avx512Vnni));
+            found.extend(Avx512Bf16::detect().map(Self::Avx512Bf16));
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            found.extend(Neon::detect().map(Self::Neon));
+            found.extend(DotProd::detect().map(Self::DotProd));
+            found.extend(I8mm::detect().map(Self::I8mm));
         }
         found
     }
@@ -155,11 +240,48 @@ impl Isa {
         })
     }
 
-    /// `portable`, `avx2` or `avx512`.
+    /// `portable`, `avx2`, `avxvnni`, `avx512`, `avx512vnni`, `avx512bf16`, `neon`, `dotprod` or `i8mm`.
     pub fn name(self) -> &'static str {
         fn name_of<T: Token>(_: T) -> &'static str {
             T::NAME
         }
-        dispatch!(self, t => name_of(t))
+        match self {
+            Self::Portable(t) => name_of(t),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(t) => name_of(t),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni(t) => name_of(t),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(t) => name_of(t),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(t) => name_of(t),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(t) => name_of(t),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(t) => name_of(t),
+            #[cfg(target_arch = "aarch64")]
+            Self::DotProd(t) => name_of(t),
+            #[cfg(target_arch = "aarch64")]
+            Self::I8mm(t) => name_of(t),
+        }
+    }
+
+    pub(crate) fn vectors(self) -> Vectors {
+        match self {
+            Self::Portable(t) => Vectors::Portable(t),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(t) => Vectors::Avx2(t),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni(t) => Vectors::Avx2(t.lower()),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(t) => Vectors::Avx512(t),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(t) => Vectors::Avx512(t.lower()),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(t) => Vectors::Avx512(t.lower().lower()),
+            // the baseline has these vectors
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) | Self::DotProd(_) | Self::I8mm(_) => Vectors::Portable(Portable),
+        }
     }
 }

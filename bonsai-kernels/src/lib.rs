@@ -53,6 +53,6 @@ pub use aligned::{ALIGN, AlignedBuf, Allocator, Element, SharedBytes, SystemAllo
 pub use cpu::{CancelToken, Cpu, Meter};
 pub use error::{KernelError, Result};
 #[cfg(target_arch = "x86_64")]
-pub use isa::{Avx2, Avx512};
+pub use isa::{Avx2, Avx512, Avx512Bf16, Avx512Vnni, AvxVnni};
 pub use isa::{Isa, OVERRIDE, Portable, Token, UnknownIsa};
 pub use threads::{ParallelFor, RayonThreads, Serial};
