@@ -5,20 +5,19 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::model_source::ModelFiles;
 
 /// No honest config is larger.
 const MAX_BYTES: u64 = 16 << 20;
 
 /// A JSON file as `T`; keys that `T` does not name are ignored.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let io = |e| Error::io(path, e);
-    let size = std::fs::metadata(path).map_err(io)?.len();
-    if size > MAX_BYTES {
-        return Err(Error::format(format!("{}: {size} bytes are no config", path.display())));
-    }
-    let text = String::from_utf8(std::fs::read(path).map_err(io)?)
-        .map_err(|e| Error::format(format!("{}: expected UTF-8 JSON", path.display())).with_source(e))?;
-    serde_json::from_str(&text).map_err(|e| Error::format(format!("{}", path.display())).with_source(e))
+pub(crate) fn read_json<T: DeserializeOwned>(files: &ModelFiles, path: &Path) -> Result<T> {
+    let bytes = files
+        .read(path, MAX_BYTES)?
+        .map_err(|size| Error::format(format!("{size} bytes are no config")).in_file(path))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| Error::format("expected UTF-8 JSON").with_source(e).in_file(path))?;
+    serde_json::from_str(&text).map_err(|e| Error::format("config").with_source(e).in_file(path))
 }
 
 /// Fails with the name of the field when `ok` is false.

@@ -2,36 +2,63 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bonsai_kernels::KernelError;
 
-/// What went wrong, for programs. The numbers of the C ABI mirror it.
+/// What went wrong, for programs. The status numbers of the C ABI are [`ErrorKind::status`], one for each kind; kinds
+/// that only a foreign caller can meet are here so that neither side knows one that the other lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[repr(i32)]
 pub enum ErrorKind {
+    /// A pointer was null where something was expected (C ABI).
+    NullArgument = -1,
     /// A value of the request or an option is out of its range.
-    InvalidArgument,
+    InvalidArgument = -2,
+    /// The size of a struct belongs to no version (C ABI).
+    InvalidStruct = -3,
     /// The engine knows what this is and does not do it.
-    Unsupported,
+    Unsupported = -4,
     /// A file or folder is not there.
-    NotFound,
+    NotFound = -5,
     /// The system refused to read or write.
-    Io,
+    Io = -6,
     /// A file's bytes are not what its format demands.
-    ModelFormat,
+    ModelFormat = -7,
     /// The files are sound but do not make the model that their config describes.
-    ModelMismatch,
+    ModelMismatch = -8,
     /// The tokenizer's files are unusable.
-    Tokenizer,
+    Tokenizer = -9,
     /// A work buffer could not be had.
-    OutOfMemory,
+    OutOfMemory = -10,
+    /// The work needs more memory than it was granted.
+    MemoryBudget = -11,
     /// The cancel token was set, or a callback said stop.
-    Cancelled,
+    Cancelled = -12,
+    /// The work took longer than it was granted.
+    Timeout = -13,
+    /// Somebody else is being served.
+    Busy = -14,
     /// NaN or infinity came out where numbers were expected.
-    Numerical,
+    Numerical = -15,
+    /// A callback called a function that may not be called from one (C ABI).
+    Reentrant = -16,
+    /// The engine panicked before; it can only be freed (C ABI).
+    Poisoned = -17,
+    /// The engine panicked: a fault of its own (C ABI).
+    Panic = -18,
+    /// The caller's buffer is too small (C ABI).
+    BufferTooSmall = -19,
     /// A fault of the engine itself.
-    Internal,
+    Internal = -20,
+}
+
+impl ErrorKind {
+    /// The number that the C ABI gives this kind: negative, and never changed once released.
+    pub const fn status(self) -> i32 {
+        self as i32
+    }
 }
 
 /// An error of the engine.
@@ -41,6 +68,7 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    file: Option<PathBuf>,
 }
 
 /// Shorthand of this crate.
@@ -49,7 +77,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of this kind; the message names the file, tensor or field and what was expected.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), source: None, file: None }
     }
 
     /// The same with its cause, which `source` returns and the message repeats.
@@ -64,6 +92,17 @@ impl Error {
         self
     }
 
+    /// Puts the file that it is about in front of the message and keeps its path for [`Error::file`].
+    pub fn in_file(mut self, path: &Path) -> Self {
+        self.file.get_or_insert_with(|| path.to_owned());
+        self.context(path.display())
+    }
+
+    /// The file that it is about, where the error knows it as more than words.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
     /// What went wrong, for programs.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -75,7 +114,8 @@ impl Error {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, format!("{}", path.display())).with_source(source)
+        let error = Self::new(kind, format!("{}", path.display())).with_source(source);
+        Self { file: Some(path.to_owned()), ..error }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {

@@ -1,11 +1,12 @@
 //! Loading: from a model directory to components that fit together.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::config::read_json;
 use crate::error::{Error, Result};
 use crate::model_dir::ModelDir;
 use crate::options::PipelineOptions;
+use crate::preview::LatentRgb;
 use crate::request::{Schedule, token_grid};
 use crate::text_encoder::{Qwen3, Qwen3Config};
 use crate::tokenizer::Tokenizer;
@@ -38,6 +39,8 @@ pub(crate) struct Model {
     pub(crate) text_encoder: Qwen3,
     pub(crate) transformer: Flux2Transformer,
     pub(crate) vae: Vae,
+    /// Stored beside the VAE, or else fitted when the first preview is asked for.
+    pub(crate) latent_rgb: OnceLock<LatentRgb>,
     /// Mapped files of text encoder, transformer and VAE.
     pub(crate) pages: [Pages; 3],
 }
@@ -55,6 +58,7 @@ impl Pages {
 
 impl Model {
     pub(crate) fn load(dir: &ModelDir, options: &PipelineOptions) -> Result<Self> {
+        let source = dir.files();
         let side = dir.side_file()?;
         let side_path = dir.root().join("bonsai.json");
         // only what stands in the file is blamed on it
@@ -64,16 +68,19 @@ impl Model {
         };
 
         let files = dir.component("transformer")?;
-        let weights = Weights::open(&files.weights, Component::Transformer)?;
+        let weights = Weights::open_from(source, &files.weights, Component::Transformer)?;
         let config_path = files.dir.join("config.json");
-        let config =
-            if config_path.exists() { read_json(&config_path)? } else { Flux2Config::detect(&weights)? };
+        let config = if source.exists(&config_path) {
+            read_json(source, &config_path)?
+        } else {
+            Flux2Config::detect(&weights)?
+        };
         let transformer = Flux2Transformer::load(&weights, config).map_err(|e| e.context("transformer"))?;
         trace_component("transformer", &weights);
         let transformer_pages = Pages(weights.maps());
 
         let files = dir.component("text_encoder")?;
-        let config: Qwen3Config = read_json(&files.dir.join("config.json"))?;
+        let config: Qwen3Config = read_json(source, &files.dir.join("config.json"))?;
         config.validate().map_err(|e| e.context(files.dir.join("config.json").display()))?;
         let stated = options.text_encoder_out_layers.is_none() && side.text_encoder_out_layers.is_some();
         let taps = options.text_encoder_out_layers.clone().or(side.text_encoder_out_layers);
@@ -84,17 +91,25 @@ impl Model {
         let max_sequence_length = options.max_sequence_length.or(side.max_sequence_length);
         let max_sequence_length = max_sequence_length.unwrap_or(DEFAULT_MAX_SEQUENCE_LENGTH);
         check_length(max_sequence_length, &config).map_err(in_side_file(stated))?;
-        let weights = Weights::open(&files.weights, Component::TextEncoder)?;
+        let weights = Weights::open_from(source, &files.weights, Component::TextEncoder)?;
         let last = taps.last().copied().unwrap_or(0);
         let text_encoder = Qwen3::load(&weights, config, last).map_err(|e| e.context("text encoder"))?;
         trace_component("text encoder", &weights);
         let text_encoder_pages = Pages(weights.maps());
 
         let files = dir.component("vae")?;
-        let config: VaeConfig = read_json(&files.dir.join("config.json"))?;
-        let weights = Weights::open(&files.weights, Component::Vae)?;
+        let config: VaeConfig = read_json(source, &files.dir.join("config.json"))?;
+        let weights = Weights::open_from(source, &files.weights, Component::Vae)?;
         let vae = Vae::load(&weights, config).map_err(|e| e.context("vae"))?;
         trace_component("vae", &weights);
+        let latent_rgb = OnceLock::new();
+        let path = files.dir.join(LatentRgb::FILE);
+        if source.exists(&path) {
+            let map: LatentRgb = read_json(source, &path)?;
+            map.validate(vae.config().latent_channels).map_err(|e| e.in_file(&path))?;
+            // nobody else has seen the cell yet
+            let _ = latent_rgb.set(map);
+        }
         let vae_pages = Pages(weights.maps());
         let (produced, read) = (transformer.config().out_channels(), vae.config().token_channels());
         if produced != read || transformer.config().in_channels != read {
@@ -104,7 +119,7 @@ impl Model {
             )));
         }
 
-        let tokenizer = Tokenizer::open(&dir.tokenizer()?)?;
+        let tokenizer = Tokenizer::open_from(source, &dir.tokenizer()?)?;
         let (vocab, rows) = (tokenizer.vocab_size(), text_encoder.config().vocab_size);
         if vocab > rows {
             return Err(Error::mismatch(format!(
@@ -119,11 +134,12 @@ impl Model {
         Schedule::EmpiricalMu.sigmas(steps, grid.0 * grid.1).map_err(in_side_file(true))?;
         let defaults = Defaults { text_encoder_out_layers: taps, max_sequence_length, size, steps };
         let canonical = dir.root().canonicalize().unwrap_or_else(|_| dir.root().to_owned());
-        let name = canonical.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+        let folder = || canonical.file_name().map(|n| n.to_string_lossy().into_owned());
+        let name = source.source_name().map(str::to_owned).or_else(folder).unwrap_or_else(|| "model".into());
         let pages = [text_encoder_pages, transformer_pages, vae_pages];
         // what was touched for checking need not stay until its stage comes
         pages.iter().for_each(Pages::release);
-        Ok(Self { name, defaults, tokenizer, text_encoder, transformer, vae, pages })
+        Ok(Self { name, defaults, tokenizer, text_encoder, transformer, vae, latent_rgb, pages })
     }
 }
 

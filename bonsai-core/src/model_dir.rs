@@ -6,11 +6,13 @@ use serde::Deserialize;
 
 use crate::config::read_json;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model_source::ModelFiles;
 
 /// A model directory in the diffusers layout.
 #[derive(Debug)]
 pub struct ModelDir {
     root: PathBuf,
+    files: ModelFiles,
 }
 
 /// Files of one component.
@@ -47,7 +49,7 @@ impl ModelDir {
     /// When there is no such directory.
     pub fn open(root: &Path) -> Result<Self> {
         if root.is_dir() {
-            return Ok(Self { root: root.to_owned() });
+            return Ok(Self { root: root.to_owned(), files: ModelFiles::disk() });
         }
         let what = if root.exists() { "is a file" } else { "does not exist" };
         Err(Error::new(
@@ -57,6 +59,16 @@ impl ModelDir {
                 root.display()
             ),
         ))
+    }
+
+    /// A directory that a host keeps; its paths are the names of the host's files.
+    pub(crate) fn of_source(files: ModelFiles) -> Self {
+        Self { root: PathBuf::new(), files }
+    }
+
+    /// How its files are read.
+    pub(crate) fn files(&self) -> &ModelFiles {
+        &self.files
     }
 
     /// The directory.
@@ -70,16 +82,16 @@ impl ModelDir {
     /// When there is none, or more than one.
     pub fn folder(&self, role: &str) -> Result<PathBuf> {
         let exact = self.root.join(role);
-        if exact.is_dir() {
+        if self.files.is_dir(&exact) {
             return Ok(exact);
         }
-        let entries = std::fs::read_dir(&self.root).map_err(|e| Error::io(&self.root, e))?;
+        let entries = self.files.entries(&self.root)?;
         let named = |path: &PathBuf| {
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-            path.is_dir() && name.strip_prefix(role).is_some_and(|rest| rest.starts_with(['-', '.']))
+            self.files.is_dir(path)
+                && name.strip_prefix(role).is_some_and(|rest| rest.starts_with(['-', '.']))
         };
-        let mut found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(named).collect();
-        found.sort();
+        let mut found: Vec<PathBuf> = entries.into_iter().filter(named).collect();
         match found.len() {
             1 => Ok(found.remove(0)),
             0 => Err(Error::new(ErrorKind::NotFound, format!("{}: no {role} folder", self.root.display()))),
@@ -96,16 +108,15 @@ impl ModelDir {
     /// When the folder or its weights are missing.
     pub fn component(&self, role: &str) -> Result<ComponentFiles> {
         let dir = self.folder(role)?;
-        let entries = std::fs::read_dir(&dir).map_err(|e| Error::io(&dir, e))?;
-        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
-        files.sort();
+        let mut files = self.files.entries(&dir)?;
+        files.retain(|path| self.files.is_file(path));
         let ending = |suffix: &str| -> Vec<PathBuf> {
             let matches =
                 |p: &&PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with(suffix));
             files.iter().filter(matches).cloned().collect()
         };
         let weights = match ending(".safetensors.index.json").as_slice() {
-            [index, ..] => shards(index)?,
+            [index, ..] => self.shards(index)?,
             [] => {
                 let safetensors = ending(".safetensors");
                 if safetensors.is_empty() { ending(".gguf") } else { safetensors }
@@ -125,7 +136,9 @@ impl ModelDir {
     /// # Errors
     /// When neither holds one.
     pub fn tokenizer(&self) -> Result<PathBuf> {
-        let holds = |dir: &PathBuf| dir.join("tokenizer.json").is_file() || dir.join("vocab.json").is_file();
+        let holds = |dir: &PathBuf| {
+            ["tokenizer.json", "vocab.json"].iter().any(|name| self.files.is_file(&dir.join(name)))
+        };
         let candidates = [self.folder("tokenizer"), self.folder("text_encoder")];
         candidates.into_iter().flatten().find(holds).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("{}: no tokenizer/tokenizer.json", self.root.display()))
@@ -138,28 +151,34 @@ impl ModelDir {
     /// When it is there and unsound.
     pub fn side_file(&self) -> Result<SideFile> {
         let path = self.root.join("bonsai.json");
-        if path.exists() { read_json(&path) } else { Ok(SideFile::default()) }
+        if self.files.exists(&path) { read_json(&self.files, &path) } else { Ok(SideFile::default()) }
     }
-}
 
-fn shards(index: &Path) -> Result<Vec<PathBuf>> {
-    let parsed: ShardIndex = read_json(index)?;
-    let mut names: Vec<String> = parsed.weight_map.into_values().collect();
-    names.sort();
-    names.dedup();
-    names
-        .into_iter()
-        .map(|name| {
-            // a name, not a way out of the folder
-            if name.is_empty() || name.contains(['/', '\\']) || name.starts_with("..") {
-                return Err(Error::format(format!("{}: shard {name:?} is no file name", index.display())));
-            }
-            let path = index.with_file_name(&name);
-            if path.is_file() {
-                Ok(path)
-            } else {
-                Err(Error::new(ErrorKind::NotFound, format!("{}: shard {name} is missing", index.display())))
-            }
-        })
-        .collect()
+    fn shards(&self, index: &Path) -> Result<Vec<PathBuf>> {
+        let parsed: ShardIndex = read_json(&self.files, index)?;
+        let mut names: Vec<String> = parsed.weight_map.into_values().collect();
+        names.sort();
+        names.dedup();
+        names
+            .into_iter()
+            .map(|name| {
+                // a name, not a way out of the folder
+                if name.is_empty() || name.contains(['/', '\\']) || name.starts_with("..") {
+                    return Err(Error::format(format!(
+                        "{}: shard {name:?} is no file name",
+                        index.display()
+                    )));
+                }
+                let path = index.with_file_name(&name);
+                if self.files.is_file(&path) {
+                    Ok(path)
+                } else {
+                    Err(Error::new(
+                        ErrorKind::NotFound,
+                        format!("{}: shard {name} is missing", index.display()),
+                    ))
+                }
+            })
+            .collect()
+    }
 }

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bonsai_kernels::{Allocator, Cpu, Isa, Meter, ParallelFor, RayonThreads};
+use bonsai_kernels::{Allocator, Cpu, Isa, Meter, ParallelFor, RayonThreads, SystemAllocator};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -38,6 +38,10 @@ impl PipelineOptions {
     #[must_use]
     pub fn pool(self, pool: Arc<rayon::ThreadPool>) -> Self {
         Self { parallel_for: Some(Arc::new(RayonThreads::shared(pool))), ..self }
+    }
+
+    pub(crate) fn allocator(&self) -> Arc<dyn Allocator> {
+        self.allocator.clone().unwrap_or_else(|| Arc::new(SystemAllocator))
     }
 
     pub(crate) fn cpu(&self) -> Result<Cpu> {

@@ -13,8 +13,11 @@ use crate::image::{Image, Recipe, RecipeModel};
 use crate::latents::Latents;
 use crate::model::{Defaults, Model, check_length, check_taps};
 use crate::model_dir::ModelDir;
+use crate::model_source::{ModelFiles, ModelSource};
 use crate::nn::{PictureBuffer, TokenBuffer};
+use crate::observer::{Observer, Preview};
 use crate::options::PipelineOptions;
+use crate::preview::LatentRgb;
 use crate::request::{Request, token_grid};
 use crate::text_encoder::Qwen3;
 use crate::tokenizer::Tokenizer;
@@ -130,6 +133,17 @@ impl Pipeline {
     pub fn open_with(dir: impl AsRef<Path>, options: &PipelineOptions) -> Result<Self> {
         let cpu = options.cpu()?;
         let dir = ModelDir::open(dir.as_ref())?;
+        let model = Model::load(&dir, options)?;
+        Ok(Self { model: Arc::new(model), cpu })
+    }
+
+    /// Opens a model whose files a host keeps. Weights are read into buffers of the host's allocator, whole.
+    ///
+    /// # Errors
+    /// As [`Pipeline::open_with`]; also those of the source.
+    pub fn open_source(source: Arc<dyn ModelSource>, options: &PipelineOptions) -> Result<Self> {
+        let cpu = options.cpu()?;
+        let dir = ModelDir::of_source(ModelFiles::from_source(source, options.allocator()));
         let model = Model::load(&dir, options)?;
         Ok(Self { model: Arc::new(model), cpu })
     }
@@ -380,6 +394,28 @@ impl Pipeline {
         Ok(latents)
     }
 
+    /// The map from latents to the colours of previews: the model's own, or else fitted once to its decoder.
+    ///
+    /// # Errors
+    /// When it must be fitted and the work was cancelled or memory lacks.
+    pub fn latent_rgb(&self) -> Result<&LatentRgb> {
+        if let Some(map) = self.model.latent_rgb.get() {
+            return Ok(map);
+        }
+        let map = LatentRgb::fit_decoder(&self.cpu, self.vae(), LatentRgb::DEFAULT_FIT)?;
+        Ok(self.model.latent_rgb.get_or_init(|| map))
+    }
+
+    /// A rough small picture, one pixel for each pixel of the latent, of clean latents: `latents - sigma * velocity`
+    /// while the noise level is `sigma`.
+    ///
+    /// # Errors
+    /// As [`Pipeline::denormalise`] and [`Pipeline::latent_rgb`].
+    pub fn preview(&self, clean: &Latents) -> Result<Image> {
+        let map = self.latent_rgb()?;
+        map.image(self.denormalise(clean)?.view())
+    }
+
     /// Paints one picture.
     ///
     /// # Errors
@@ -395,12 +431,17 @@ impl Pipeline {
     pub fn generate_with(
         &self,
         request: &Request,
-        observer: &mut dyn FnMut(Event) -> ControlFlow<()>,
+        mut observer: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Generated> {
-        let mut notify = |event| match observer(event) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::new(ErrorKind::Cancelled, "stopped by the observer")),
-        };
+        self.generate_observed(request, &mut observer)
+    }
+
+    /// Paints one picture for an observer that may see more than events. What it asks to see never changes a byte of
+    /// the picture.
+    ///
+    /// # Errors
+    /// As [`Pipeline::generate`].
+    pub fn generate_observed(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generated> {
         let d = self.defaults();
         let (width, height) = request.size.unwrap_or(d.size);
         let steps = request.steps.unwrap_or(d.steps);
@@ -414,7 +455,8 @@ impl Pipeline {
         let mut timings = Timings::default();
 
         let started = Instant::now();
-        let prompt = self.embed(&request.prompt, taps, max_sequence_length, &mut notify)?;
+        let prompt =
+            self.embed(&request.prompt, taps, max_sequence_length, &mut |event| notify(observer, event))?;
         timings.text_encode = started.elapsed();
         let [_, transformer_pages, vae_pages] = &self.model.pages;
 
@@ -423,21 +465,29 @@ impl Pipeline {
         let mut scratch = Scratch::new(&self.cpu, self.transformer().config(), tokens)?;
         for step in &schedule {
             let started = Instant::now();
-            let mut on_part = |block, blocks| notify(Event::Step { step: step.index, steps, block, blocks });
+            let mut on_part =
+                |block, blocks| notify(observer, Event::Step { step: step.index, steps, block, blocks });
             let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
             let velocity =
                 self.predict(&mut cx, &latents, &[], &prompt, step.sigma, guidance, &mut scratch)?;
             latents.advance(&velocity, step.delta())?;
             timings.steps.push(started.elapsed());
+            if observer.wants_preview(step.index, steps) {
+                let mut clean = latents.clone();
+                clean.advance(&velocity, -(step.sigma + step.delta()))?;
+                let image = self.preview(&clean)?;
+                go_on(observer.preview(&Preview { step: step.index, steps, image }))?;
+            }
         }
         drop(scratch);
         transformer_pages.release();
 
         let started = Instant::now();
         let tiling = request.vae_tiling.then(|| self.vae().default_tiling());
-        let mut on_part = |part, parts| notify(Event::Decode { part, parts });
+        let mut on_part = |part, parts| notify(observer, Event::Decode { part, parts });
         let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
         let picture = self.decode_with(&mut cx, &latents, tiling.as_ref())?;
+        observer.decoded(picture.view());
         let image = Image::from_decoded(width, height, picture.as_slice());
         timings.vae_decode = started.elapsed();
         vae_pages.release();
@@ -477,6 +527,17 @@ impl Pipeline {
         } else {
             Err(Error::invalid(format!("guidance {guidance}: expected 0 to 100")))
         }
+    }
+}
+
+fn notify(observer: &mut dyn Observer, event: Event) -> Result<()> {
+    go_on(observer.event(event))
+}
+
+fn go_on(answer: ControlFlow<()>) -> Result<()> {
+    match answer {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::new(ErrorKind::Cancelled, "stopped by the observer")),
     }
 }
 

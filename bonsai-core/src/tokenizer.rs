@@ -10,6 +10,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
+use crate::model_source::ModelFiles;
 use crate::{Error, ErrorKind, Result};
 
 mod files;
@@ -57,7 +58,12 @@ impl Tokenizer {
     /// [`ErrorKind::NotFound`] if neither form is there; [`ErrorKind::Tokenizer`] if a file is not what its
     /// format demands, or if a token of the chat template or the padding token is missing.
     pub fn open(dir: &Path) -> Result<Self> {
-        let parts = Parts::read(dir)?;
+        Self::open_from(&ModelFiles::disk(), dir)
+    }
+
+    /// The same from wherever the model's files come from.
+    pub(crate) fn open_from(files: &ModelFiles, dir: &Path) -> Result<Self> {
+        let parts = Parts::read(files, dir)?;
         Self::build(parts).map_err(|e| e.context(dir.display()))
     }
 

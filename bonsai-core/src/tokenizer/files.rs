@@ -1,8 +1,6 @@
 //! The tokenizer's files → [`Parts`], checked so far that building a tokenizer from them cannot go wrong.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -10,6 +8,7 @@ use serde::de::DeserializeOwned;
 use tokenizers::models::bpe::Vocab;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
+use crate::model_source::ModelFiles;
 use crate::{Error, ErrorKind, Result};
 
 /// The published file is 11 MB.
@@ -75,26 +74,27 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn read(dir: &Path) -> Result<Self> {
-        let config = read_config(&dir.join("tokenizer_config.json"))?;
+    pub(super) fn read(files: &ModelFiles, dir: &Path) -> Result<Self> {
+        let config = read_config(files, &dir.join("tokenizer_config.json"))?;
         let single = dir.join("tokenizer.json");
-        if single.exists() {
-            return Self::from_tokenizer_json(&single, config);
+        if files.exists(&single) {
+            return Self::from_tokenizer_json(files, &single, config);
         }
         let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
         for path in [&vocab, &merges] {
-            if !path.exists() {
+            if !files.exists(path) {
                 return Err(Error::new(
                     ErrorKind::NotFound,
                     format!("{}: expected tokenizer.json, or vocab.json and merges.txt", dir.display()),
                 ));
             }
         }
-        Self::from_vocab_and_merges(&vocab, &merges, config)
+        Self::from_vocab_and_merges(files, &vocab, &merges, config)
     }
 
-    fn from_tokenizer_json(path: &Path, config: Config) -> Result<Self> {
-        let file: TokenizerFile = read_json(path, "a tokenizer with `model`, `normalizer`, `pre_tokenizer`")?;
+    fn from_tokenizer_json(files: &ModelFiles, path: &Path, config: Config) -> Result<Self> {
+        let file: TokenizerFile =
+            read_json(files, path, "a tokenizer with `model`, `normalizer`, `pre_tokenizer`")?;
         let bad = |what: &str| Error::new(ErrorKind::Tokenizer, format!("{}: {what}", path.display()));
         let Model { kind, vocab, merges, dropout, prefix, suffix, ignore_merges } = file.model;
         if kind.as_deref().is_some_and(|kind| kind != "BPE") {
@@ -128,9 +128,14 @@ impl Parts {
             .map_err(|e| e.context(path.display()))
     }
 
-    fn from_vocab_and_merges(vocab_path: &Path, merges_path: &Path, config: Config) -> Result<Self> {
-        let vocab: HashMap<String, u32> = read_json(vocab_path, "an object of token: id")?;
-        let text = read_text(merges_path)?;
+    fn from_vocab_and_merges(
+        files: &ModelFiles,
+        vocab_path: &Path,
+        merges_path: &Path,
+        config: Config,
+    ) -> Result<Self> {
+        let vocab: HashMap<String, u32> = read_json(files, vocab_path, "an object of token: id")?;
+        let text = read_text(files, merges_path)?;
         let mut merges = Vec::new();
         for (number, line) in text.lines().enumerate() {
             if line.is_empty() || (number == 0 && line.starts_with("#version")) {
@@ -250,28 +255,23 @@ fn is_tame(pattern: &str) -> bool {
     pattern.len() <= MAX_PATTERN_CHARS && pattern.matches('{').count() == classes
 }
 
-fn read_text(path: &Path) -> Result<String> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-    let bad = |what: &str| Error::new(ErrorKind::Tokenizer, format!("{}: expected {what}", path.display()));
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(bad("at most 256 MiB"));
-    }
-    String::from_utf8(bytes).map_err(|e| bad("UTF-8").with_source(e.utf8_error()))
+fn read_text(files: &ModelFiles, path: &Path) -> Result<String> {
+    let bad = |what: &str| Error::new(ErrorKind::Tokenizer, format!("expected {what}"));
+    let bytes = files.read(path, MAX_FILE_BYTES)?.map_err(|_| bad("at most 256 MiB").in_file(path))?;
+    String::from_utf8(bytes).map_err(|e| bad("UTF-8").with_source(e.utf8_error()).in_file(path))
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<T> {
-    serde_json::from_str(&read_text(path)?).map_err(|e| {
+fn read_json<T: DeserializeOwned>(files: &ModelFiles, path: &Path, expected: &str) -> Result<T> {
+    serde_json::from_str(&read_text(files, path)?).map_err(|e| {
         Error::new(ErrorKind::Tokenizer, format!("{}: expected {expected}", path.display())).with_source(e)
     })
 }
 
-fn read_config(path: &Path) -> Result<Config> {
-    if !path.exists() {
+fn read_config(files: &ModelFiles, path: &Path) -> Result<Config> {
+    if !files.exists(path) {
         return Ok(Config::default());
     }
-    read_json(path, "a tokenizer config with `pad_token`, `added_tokens_decoder`")
+    read_json(files, path, "a tokenizer config with `pad_token`, `added_tokens_decoder`")
 }
 
 #[derive(Deserialize, Default)]

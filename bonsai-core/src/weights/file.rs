@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use super::mapped::MappedFile;
 use super::stored::StoredTensor;
 use super::{gguf, safetensors};
 use crate::error::{Error, Result};
+use crate::model_source::ModelFiles;
 
 /// A mapped file of tensors, whatever its container.
 #[derive(Debug, Clone)]
@@ -31,14 +31,15 @@ impl TensorFile {
     /// # Errors
     /// When it can't be read or its header is unsound; the message names the file and the offending part.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut magic = [0; 4];
-        let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-        let is_gguf = file.read_exact(&mut magic).is_ok() && &magic == b"GGUF";
-        drop(file);
-        let map = MappedFile::open(path)?;
+        Self::open_from(&ModelFiles::disk(), path)
+    }
+
+    /// The same from wherever the model's files come from.
+    pub(crate) fn open_from(files: &ModelFiles, path: &Path) -> Result<Self> {
+        let map = files.open(path)?;
         let bytes = map.bytes();
-        let named = |e: Error| e.context(path.display());
-        let (container, tensors) = if is_gguf {
+        let named = |e: Error| e.in_file(path);
+        let (container, tensors) = if bytes.as_slice().starts_with(b"GGUF") {
             ("gguf", gguf::read(bytes.as_slice()).map_err(named)?)
         } else {
             ("safetensors", safetensors::read(bytes.as_slice()).map_err(named)?)

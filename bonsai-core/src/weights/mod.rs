@@ -29,6 +29,7 @@ pub use names::Component;
 pub use stored::StoredTensor;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model_source::ModelFiles;
 use names::Rows;
 use quantized::MlxShape;
 
@@ -67,7 +68,12 @@ impl Weights {
     /// # Errors
     /// When a file can't be read, its header is unsound, or two files hold the same tensor.
     pub fn open(paths: &[PathBuf], component: Component) -> Result<Self> {
-        let files = paths.iter().map(|p| TensorFile::open(p)).collect::<Result<Vec<_>>>()?;
+        Self::open_from(&ModelFiles::disk(), paths, component)
+    }
+
+    /// The same from wherever the model's files come from.
+    pub(crate) fn open_from(source: &ModelFiles, paths: &[PathBuf], component: Component) -> Result<Self> {
+        let files = paths.iter().map(|p| TensorFile::open_from(source, p)).collect::<Result<Vec<_>>>()?;
         let mut entries = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
             for (stored_name, tensor) in &file.tensors {
