@@ -1,54 +1,119 @@
-//! Kernels at the model's own shapes, on every instruction set of this machine. Throughput is in multiply-accumulates:
-//! `Gelem/s` of criterion's report is GMAC/s. `naive` is the loop that a first attempt would be.
+//! Kernels at the model's own shapes, on every instruction set of this machine, next to what its registers could do.
 //!
-//! `cargo bench -p bonsai-benches`, or `cargo bench -p bonsai-benches -- linear` for a part. `BENCH_THREADS` sets the
-//! threads (1 by default).
+//! Before each run of a kernel stands a short run of its ceiling, a loop of the same instructions without memory; the
+//! line after a benchmark gives the best of both in GMAC/s (`Gelem/s` of criterion's report is GMAC/s too) and their
+//! ratio. `naive` is the loop that a first attempt would be.
+//!
+//! `cargo bench -p bonsai-benches`, or `cargo bench -p bonsai-benches -- linear/binary` for a part. `BENCH_THREADS`
+//! names the numbers of threads (`1,2` by default).
 
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bonsai_kernels::attention::{Heads, Mask, attention};
+use bonsai_kernels::ceiling::{
+    Ceiling, Interleaved, LinearKind, LinearShape, linear_shapes, test_activations, test_weights,
+};
 use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
-use bonsai_kernels::gemm::{ActivationPrecision, Activations, Epilogue};
-use bonsai_kernels::weights::{
-    BinaryWeights, DenseWeights, FloatType, Int4Weights, Scales, TernaryWeights, Weights,
-};
-use bonsai_kernels::{Cpu, Isa, RayonThreads, SharedBytes};
-use criterion::{
-    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
-};
+use bonsai_kernels::gemm::{ActivationPrecision, Activations, Epilogue, kernel_name};
+use bonsai_kernels::weights::{BinaryWeights, FloatType, Weights};
+use bonsai_kernels::{Cpu, Isa, RayonThreads};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::{Array2, Array3, ArrayView2};
 
-/// (M, K, N) of the transformer's linears at 512x512 (1,536 tokens).
-const LINEARS: [(usize, usize, usize); 3] = [(1536, 3072, 9216), (1536, 9216, 3072), (1536, 12288, 3072)];
-
+/// All instruction sets, each on each number of threads.
 fn cpus() -> Vec<Cpu> {
-    let threads = std::env::var("BENCH_THREADS").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
-    let pool = Arc::new(RayonThreads::new(threads).expect("threads"));
-    Isa::available().into_iter().map(|isa| Cpu::new(isa).with_threads(pool.clone())).collect()
+    let threads = std::env::var("BENCH_THREADS").unwrap_or_else(|_| "1,2".to_owned());
+    let counts = threads.split(',').map(|n| n.trim().parse().expect("BENCH_THREADS: numbers and commas"));
+    let pools: Vec<_> = counts.map(|n| Arc::new(RayonThreads::new(n).expect("threads"))).collect();
+    let with_pools = |isa| pools.iter().map(move |pool| Cpu::new(isa).with_threads(pool.clone()));
+    Isa::available().into_iter().flat_map(with_pools).collect()
 }
 
-fn noise(n: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+/// Measures work that `make` prepares, if the command line asks for it: each run right after one of the ceiling.
+fn compare<W: FnMut()>(
+    c: &mut Criterion,
+    group: &str,
+    cpu: &Cpu,
+    ceiling: Ceiling,
+    macs: u64,
+    make: impl FnOnce() -> W,
+) {
+    let ceiling = ceiling.on(cpu.isa()).or_else(|| Ceiling::F32Fma.on(cpu.isa()));
+    let prepared = RefCell::new(None);
+    let mut make = Some(make);
+    let mut benchmarks = c.benchmark_group(group);
+    benchmarks.sample_size(10).warm_up_time(Duration::from_millis(100));
+    benchmarks.measurement_time(Duration::from_secs(1)).throughput(Throughput::Elements(macs));
+    let name = format!("{}/{} thread", cpu.isa().name(), cpu.threads());
+    benchmarks.bench_function(&name, |b| {
+        b.iter_custom(|runs| {
+            let mut prepared = prepared.borrow_mut();
+            let (work, runner) = prepared.get_or_insert_with(|| {
+                let work = make.take().expect("made once")();
+                (work, Interleaved::new(cpu, ceiling).expect("a ceiling"))
+            });
+            let mut run = || {
+                runner
+                    .run(|| {
+                        work();
+                        Ok(())
+                    })
+                    .expect("no memory")
+            };
+            (0..runs).map(|_| run()).sum()
+        });
+    });
+    benchmarks.finish();
+    if let Some((_, runner)) = &*prepared.borrow() {
+        let gmacs = runner.gmacs(macs).unwrap_or_default();
+        match runner.ceiling() {
+            Some((ceiling, most)) => println!(
+                "{group}/{name}: best {gmacs:.1} GMAC/s, {:.1} % of {} ({most:.1})\n",
+                100.0 * gmacs / most,
+                ceiling.name()
+            ),
+            None => println!("{group}/{name}: best {gmacs:.1} GMAC/s\n"),
+        }
+    }
 }
 
-fn bytes(n: usize) -> SharedBytes {
-    SharedBytes::from_vec((0..n).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 13) as u8).collect())
+fn linear(c: &mut Criterion) {
+    for kind in LinearKind::ALL {
+        // a model of one row streams its weights from memory, which `bonsai bench --kernels` measures
+        for shape in linear_shapes(kind).into_iter().filter(|shape| shape.m > 1) {
+            for &precision in ActivationPrecision::ALL {
+                linear_at(c, kind, shape, precision);
+            }
+        }
+    }
+    let (m, k, n) = (4, 3072, 256);
+    let x = test_activations(m, k);
+    let Weights::Binary(weights) = test_weights(LinearKind::Binary, n, k) else { unreachable!() };
+    let mut y = Array2::zeros((m, n));
+    let mut group = c.benchmark_group("linear/binary/naive");
+    group.sample_size(10).throughput(Throughput::Elements((m * k * n) as u64));
+    group.bench_function("naive", |b| b.iter(|| naive(x.view(), black_box(&weights), &mut y)));
 }
 
-fn kinds(n: usize, k: usize) -> Vec<Weights> {
-    let trits = SharedBytes::from_vec((0..n * k / 4).map(|i| [0x24, 0x49, 0x92, 0x18][i % 4]).collect());
-    let scales = |group: usize| Scales::from_f32(&vec![0.02; n * k / group]);
-    vec![
-        Weights::Binary(BinaryWeights::new(n, k, 128, bytes(n * k / 8), scales(128)).expect("shape")),
-        Weights::Ternary(TernaryWeights::new(n, k, 128, trits, scales(128)).expect("shape")),
-        Weights::Int4(Int4Weights::new(n, k, 64, bytes(n * k / 2), scales(64), scales(64)).expect("shape")),
-        Weights::Dense(
-            DenseWeights::new(n, k, FloatType::Bf16, SharedBytes::from_vec(vec![0x3c; 2 * n * k]))
-                .expect("shape"),
-        ),
-    ]
+fn linear_at(c: &mut Criterion, kind: LinearKind, shape: LinearShape, precision: ActivationPrecision) {
+    let LinearShape { m, k, n } = shape;
+    let group = format!("linear/{}/{}/{m}x{k}x{n}", kind.name(), precision.name());
+    for cpu in cpus() {
+        let Some(ceiling) = Ceiling::of(precision, cpu.isa()) else { continue };
+        compare(c, &group, &cpu, ceiling.ceiling(), shape.macs(), || {
+            let (x, weights) = (test_activations(m, k), test_weights(kind, n, k));
+            println!("{}", kernel_name(cpu.isa(), &weights));
+            let mut y = Array2::zeros((m, n));
+            let cpu = &cpu;
+            move || {
+                let rows = Activations::prepare(cpu, x.view(), precision).expect("memory");
+                rows.matmul(cpu, &weights, y.view_mut(), Epilogue::Store).expect("memory");
+            }
+        });
+    }
 }
 
 /// One output after the other from unpacked bits, single-threaded, on a sample of the rows.
@@ -63,47 +128,19 @@ fn naive(x: ArrayView2<'_, f32>, weights: &BinaryWeights, out: &mut Array2<f32>)
     }
 }
 
-fn group<'a>(c: &'a mut Criterion, name: &str, macs: usize) -> BenchmarkGroup<'a, WallTime> {
-    let mut group = c.benchmark_group(name);
-    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
-    group.throughput(Throughput::Elements(macs as u64));
-    group
-}
-
-fn linear(c: &mut Criterion) {
-    for (m, k, n) in LINEARS {
-        let x = Array2::from_shape_vec((m, k), noise(m * k)).expect("shape");
-        let mut y = Array2::zeros((m, n));
-        for weights in kinds(n, k) {
-            let mut group = group(c, &format!("linear/{}/{m}x{k}x{n}", weights.kind()), m * k * n);
-            for cpu in cpus() {
-                group.bench_function(cpu.isa().name(), |b| {
-                    b.iter(|| {
-                        let rows =
-                            Activations::prepare(&cpu, x.view(), ActivationPrecision::F32).expect("memory");
-                        rows.matmul(&cpu, &weights, y.view_mut(), Epilogue::Store).expect("memory");
-                    });
-                });
-            }
-        }
-    }
-    let (m, k, n) = (4, 3072, 256);
-    let x = Array2::from_shape_vec((m, k), noise(m * k)).expect("shape");
-    let Weights::Binary(weights) = &kinds(n, k)[0] else { unreachable!() };
-    let mut y = Array2::zeros((m, n));
-    group(c, "linear/binary/naive", m * k * n)
-        .bench_function("naive", |b| b.iter(|| naive(x.view(), black_box(weights), &mut y)));
-}
-
 fn attend(c: &mut Criterion) {
-    for tokens in [768, 1536] {
+    for tokens in [768, 1536, 4608] {
         let heads = Heads { query: 24, key_value: 24, dim: 128 };
-        let x = Array2::from_shape_vec((tokens, 3072), noise(tokens * 3072)).expect("shape");
-        let mut y = Array2::zeros((tokens, 3072));
-        let mut group = group(c, &format!("attention/{tokens}"), 2 * tokens * tokens * 3072);
+        let macs = (2 * tokens * tokens * heads.query * heads.dim) as u64;
         for cpu in cpus() {
-            group.bench_function(cpu.isa().name(), |b| {
-                b.iter(|| attention(&cpu, x.view(), x.view(), x.view(), heads, Mask::None, y.view_mut()));
+            compare(c, &format!("attention/{tokens}"), &cpu, Ceiling::Bf16Dot, macs, || {
+                let x = test_activations(tokens, heads.query * heads.dim);
+                let mut y = Array2::zeros(x.dim());
+                let cpu = &cpu;
+                move || {
+                    attention(cpu, x.view(), x.view(), x.view(), heads, Mask::None, y.view_mut())
+                        .expect("memory");
+                }
             });
         }
     }
@@ -111,16 +148,23 @@ fn attend(c: &mut Criterion) {
 
 fn convolve(c: &mut Criterion) {
     for (size, channels) in [(64, 512), (256, 256), (512, 128)] {
-        let x = Array3::from_shape_vec((size, size, channels), noise(size * size * channels)).expect("shape");
-        let mut y = Array3::zeros((size, size, channels));
-        let values = vec![0x3c; channels * channels * 9 * 2];
-        let weights = ConvWeights::new(channels, channels, 3, FloatType::Bf16, &values, vec![0.0; channels])
-            .expect("shape");
-        let conv = Conv2d { weights: &weights, sampling: Sampling::Same, norm_silu: None, add: false };
-        let mut group =
-            group(c, &format!("conv3x3/{size}x{size}x{channels}"), size * size * channels * channels * 9);
+        let macs = (size * size * channels * channels * 9) as u64;
         for cpu in cpus() {
-            group.bench_function(cpu.isa().name(), |b| b.iter(|| conv.run(&cpu, x.view(), y.view_mut())));
+            compare(c, &format!("conv3x3/{size}x{size}x{channels}"), &cpu, Ceiling::Bf16Dot, macs, || {
+                let x = test_activations(size * size, channels).into_shape_with_order((size, size, channels));
+                let x = x.expect("as many values");
+                let mut y = Array3::zeros(x.dim());
+                let values = vec![0x3c; channels * channels * 9 * 2];
+                let bias = vec![0.0; channels];
+                let weights =
+                    ConvWeights::new(channels, channels, 3, FloatType::Bf16, &values, bias).expect("shape");
+                let cpu = &cpu;
+                move || {
+                    let conv =
+                        Conv2d { weights: &weights, sampling: Sampling::Same, norm_silu: None, add: false };
+                    conv.run(cpu, x.view(), y.view_mut()).expect("memory");
+                }
+            });
         }
     }
 }

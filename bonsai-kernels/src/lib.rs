@@ -29,6 +29,7 @@
 pub mod activation;
 mod aligned;
 pub mod attention;
+pub mod ceiling;
 pub mod conv2d;
 mod cpu;
 mod error;
