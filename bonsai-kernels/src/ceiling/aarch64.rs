@@ -11,9 +11,9 @@ use crate::Isa;
 
 /// `$n` rounds of `$body`.
 macro_rules! register_loop {
-    ($name:ident $(, $feature:literal)?, $body:literal) => {
+    ($name:ident, $feature:literal, $body:literal) => {
         fn $name(n: u64) {
-            $(#[target_feature(enable = $feature)])?
+            #[target_feature(enable = $feature)]
             fn rounds(n: u64) {
                 // SAFETY: registers that are declared; `loops` lists it where its instructions are.
                 unsafe {
@@ -32,7 +32,6 @@ macro_rules! register_loop {
                     )
                 }
             }
-            #[allow(unused_unsafe, reason = "the baseline's loops need none")]
             // SAFETY: `loops` lists it for CPUs with this feature only.
             unsafe {
                 rounds(n.max(1));
@@ -44,6 +43,7 @@ macro_rules! register_loop {
 // 16 sums of 4
 register_loop!(
     f32_neon,
+    "neon",
     ".irp r,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
     fmla v\\r\\().4s, v0.4s, v1.4s
     .endr"
@@ -51,6 +51,7 @@ register_loop!(
 // 16 sums of 16: pairs of products of 8 bits into 16, then into 32
 register_loop!(
     int8_neon,
+    "neon",
     ".irp r,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
     smull v2.8h, v0.8b, v1.8b
     smlal2 v2.8h, v0.16b, v1.16b
@@ -84,6 +85,7 @@ register_loop!(
 // 16 times 128 bits
 register_loop!(
     popcount_neon,
+    "neon",
     ".irp r,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
     eor v2.16b, v0.16b, v1.16b
     cnt v2.16b, v2.16b
@@ -93,9 +95,10 @@ register_loop!(
 // 5 times 16 rows of 4 weights: low and high bytes of 16 entries, three sums each
 register_loop!(
     lookup_neon,
+    "neon",
     ".macro bonsai_lookup even,odd,high
-    tbl v3.16b, {{{{v0.16b}}}}, v2.16b
-    tbl v4.16b, {{{{v1.16b}}}}, v2.16b
+    tbl v3.16b, {{v0.16b}}, v2.16b
+    tbl v4.16b, {{v1.16b}}, v2.16b
     uaddw v\\even\\().8h, v\\even\\().8h, v3.8b
     uaddw2 v\\odd\\().8h, v\\odd\\().8h, v3.16b
     add v\\high\\().16b, v\\high\\().16b, v4.16b
@@ -109,10 +112,10 @@ register_loop!(
 );
 
 pub(super) fn loops(isa: Isa) -> impl Iterator<Item = CeilingLoop> {
-    let _ = isa;
-    let dotprod = std::arch::is_aarch64_feature_detected!("dotprod");
-    let i8mm = std::arch::is_aarch64_feature_detected!("i8mm");
-    let bf16 = std::arch::is_aarch64_feature_detected!("bf16");
+    let i8mm = matches!(isa, Isa::I8mm(_));
+    let dotprod = i8mm || matches!(isa, Isa::DotProd(_));
+    // no level of its own
+    let bf16 = i8mm && std::arch::is_aarch64_feature_detected!("bf16");
     [
         (true, CeilingLoop::new(Ceiling::F32Fma, "fmla", 16 * 4, f32_neon)),
         (bf16, CeilingLoop::new(Ceiling::Bf16Dot, "bfmmla", 16 * 16, bf16_bfmmla)),

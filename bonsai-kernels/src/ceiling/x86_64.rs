@@ -9,7 +9,7 @@ use std::arch::asm;
 use super::{Ceiling, CeilingLoop};
 use crate::Isa;
 
-/// What a loop needs, each with all that stands before it.
+/// What a loop needs, in the order of [`Isa`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Sse2,
@@ -17,6 +17,7 @@ enum Level {
     AvxVnni,
     Avx512,
     Avx512Vnni,
+    Avx512Bf16,
 }
 
 /// One loop: `$n` rounds of `$body` after `$setup`.
@@ -214,7 +215,7 @@ const LOOPS: [(Level, CeilingLoop); 15] = {
         (Avx512, CeilingLoop::new(F32Fma, "vfmadd231ps zmm", 24 * 16, f32_zmm)),
         (Avx2, CeilingLoop::new(F32Fma, "vfmadd231ps ymm", 14 * 8, f32_ymm)),
         (Sse2, CeilingLoop::new(F32Fma, "mulps + addps", 12 * 4, f32_xmm)),
-        (Avx512Vnni, CeilingLoop::new(Bf16Dot, "vdpbf16ps zmm", 24 * 32, bf16_zmm)),
+        (Avx512Bf16, CeilingLoop::new(Bf16Dot, "vdpbf16ps zmm", 24 * 32, bf16_zmm)),
         (Avx512Vnni, CeilingLoop::new(Int8Dot, "vpdpbusd zmm", 24 * 64, int8_vnni_zmm)),
         (Avx512, CeilingLoop::new(Int8Dot, "vpmaddubsw + vpaddw zmm", 16 * 64, int8_zmm)),
         (AvxVnni, CeilingLoop::new(Int8Dot, "vpdpbusd ymm", 14 * 32, int8_vnni_ymm)),
@@ -236,10 +237,16 @@ fn level(isa: Isa) -> Level {
     match isa {
         Isa::Portable(_) => Level::Sse2,
         Isa::Avx2(_) => Level::Avx2,
+        Isa::AvxVnni(_) => Level::AvxVnni,
         Isa::Avx512(_) => Level::Avx512,
+        Isa::Avx512Vnni(_) => Level::Avx512Vnni,
+        Isa::Avx512Bf16(_) => Level::Avx512Bf16,
     }
 }
 
 pub(super) fn loops(isa: Isa) -> impl Iterator<Item = CeilingLoop> {
-    LOOPS.into_iter().filter(move |(needed, _)| *needed <= level(isa)).map(|(_, listed)| listed)
+    let level = level(isa);
+    // AVX-512 does not bring AVX-VNNI along
+    let allows = move |needed| needed == level || (needed < level && needed != Level::AvxVnni);
+    LOOPS.into_iter().filter(move |&(needed, _)| allows(needed)).map(|(_, listed)| listed)
 }
