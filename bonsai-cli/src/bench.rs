@@ -1,4 +1,6 @@
-//! `bonsai bench`: one picture of a fixed prompt and seed, and what it took.
+//! `bonsai bench`: one picture of a fixed prompt and seed, and what it took; or the kernels by themselves.
+
+mod kernels;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -8,12 +10,14 @@ use bonsai_core::{Meter, Request};
 use clap::Args;
 use serde::Serialize;
 
+use crate::chosen::ChosenKernel;
 use crate::engine::{EngineArgs, KernelArgs, Loaded};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::size::SizeArgs;
-use crate::{model, print};
+use crate::{chosen, model, print};
+use kernels::KernelBenchArgs;
 
 const PROMPT: &str = "a bonsai tree on a wooden table, soft morning light";
 const SEED: u64 = 42;
@@ -29,6 +33,8 @@ pub struct BenchArgs {
     steps: Option<usize>,
     #[command(flatten)]
     kernel: KernelArgs,
+    #[command(flatten)]
+    kernels: KernelBenchArgs,
     /// Print the figures as one JSON object
     #[arg(long)]
     json: bool,
@@ -45,7 +51,9 @@ struct Figures {
     steps: usize,
     threads: usize,
     isa: &'static str,
+    isa_why: String,
     precision: String,
+    kernels: Vec<ChosenKernel>,
     load_s: f64,
     text_encode_s: f64,
     step_s: Vec<f64>,
@@ -56,10 +64,15 @@ struct Figures {
 }
 
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
+    if args.kernels.kernels {
+        let isa = args.kernel.isa()?;
+        return kernels::run(&args.kernels, isa, args.engine.threads, args.json, args.quiet);
+    }
     let mut request =
         Request { steps: args.steps, size: args.size.over((16, 16)), ..Request::new(PROMPT) }.seed(SEED);
     request.check()?;
     let isa = args.kernel.isa()?;
+    let precision = chosen::precision(&args.kernel.precision)?;
     let choice = model::choose(args.engine.model.as_deref())?;
     let interrupt = Interrupt::install()?;
     let mut progress = Progress::new(args.quiet, args.json);
@@ -91,7 +104,9 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         steps: recipe.steps,
         threads: pipeline.cpu().threads(),
         isa: pipeline.cpu().isa().name(),
+        isa_why: chosen::why(isa),
         precision: args.kernel.precision.clone(),
+        kernels: chosen::kernels(isa, precision),
         load_s: load.as_secs_f64(),
         text_encode_s: timings.text_encode.as_secs_f64(),
         step_s: timings.steps.iter().map(Duration::as_secs_f64).collect(),
@@ -106,11 +121,13 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
 fn table(f: &Figures) -> String {
     let gmacs = f.linear_gmacs.map_or("unknown".to_owned(), |v| format!("{v:.1} GMAC/s"));
     let steps: Vec<String> = f.step_s.iter().map(|s| format!("{s:.3}")).collect();
+    let kernels: Vec<String> = f.kernels.iter().map(|c| format!("{} by {}", c.weights, c.kernel)).collect();
     let mean = f.step_s.iter().sum::<f64>() / f.step_s.len().max(1) as f64;
     [
         format!("model           {}", f.model),
         format!("picture         {}, {}", f.size, print::count(f.steps, "step")),
-        format!("runs on         {}, {}, {}", print::count(f.threads, "thread"), f.isa, f.precision),
+        format!("runs on         {}, {} ({})", print::count(f.threads, "thread"), f.isa, f.isa_why),
+        format!("kernels         {}: {}", f.precision, kernels.join(", ")),
         format!("load            {:.3} s", f.load_s),
         format!("text encoder    {:.3} s", f.text_encode_s),
         format!("step            {mean:.3} s (each: {})", steps.join(", ")),

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chosen;
 mod engine;
 mod failure;
 mod generate;

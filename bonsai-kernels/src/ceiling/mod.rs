@@ -50,9 +50,14 @@ impl Ceiling {
         }
     }
 
-    /// The fastest loop of this kind that `isa` allows; `None` where it has no such instructions.
+    /// The loop of this kind that `isa` allows, the fastest of them by a short trial; `None` where it has no such
+    /// instructions.
     pub fn on(self, isa: Isa) -> Option<CeilingLoop> {
-        loops(isa).find(|candidate| candidate.ceiling == self)
+        let mut candidates: Vec<_> = loops(isa).filter(|candidate| candidate.ceiling == self).collect();
+        if candidates.len() > 1 {
+            candidates.sort_by_cached_key(CeilingLoop::trial);
+        }
+        candidates.into_iter().next()
     }
 
     /// The ceiling that a linear of this precision is measured by: that of the arithmetic which the precision
@@ -97,6 +102,19 @@ impl CeilingLoop {
         Self { ceiling, instructions, macs, rounds }
     }
 
+    /// Femtoseconds that a multiply-accumulate takes on this thread, roughly.
+    fn trial(&self) -> u64 {
+        const MACS: u64 = 20_000_000;
+        let rounds = MACS / self.macs;
+        let time = || {
+            let began = Instant::now();
+            (self.rounds)(rounds);
+            began.elapsed()
+        };
+        let best = (0..3).map(|_| time()).min().unwrap_or_default();
+        (best.as_secs_f64() * 1e15 / (rounds * self.macs) as f64) as u64
+    }
+
     /// Pieces of the loop that each thread gets; a late thread costs no more than one of them.
     const PIECES: u64 = 8;
 
@@ -130,7 +148,7 @@ impl CeilingLoop {
     }
 }
 
-/// The loops that `isa` allows, the fastest of each kind first.
+/// The loops that `isa` allows.
 fn loops(isa: Isa) -> impl Iterator<Item = CeilingLoop> {
     #[cfg(target_arch = "x86_64")]
     return x86_64::loops(isa);

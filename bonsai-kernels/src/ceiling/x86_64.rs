@@ -168,6 +168,10 @@ register_loop!(zmm int8_vnni_zmm, ".irp r,8,9,10,11,12,13,14,15,16,17,18,19,20,2
 register_loop!(zmm bf16_zmm, ".irp r,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
     vdpbf16ps zmm\\r,zmm0,zmm1
     .endr");
+// 14 sums of 16
+register_loop!(ymm bf16_ymm, ".irp r,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+    vdpbf16ps ymm\\r,ymm0,ymm1
+    .endr");
 // 8 times 512 bits, added with carry before a table of nibbles counts the eights
 register_loop!(zmm popcount_zmm, ".macro bonsai_add carry,sum,a,b
     vmovdqa64 zmm\\carry,zmm\\sum
@@ -206,9 +210,26 @@ register_loop!(zmm lookup_zmm, ".irp r,8,9,10,11,12,13,14,15,16,17,18,19,20,21,2
     vpermw zmm2,zmm0,zmm1
     vpaddsw zmm\\r,zmm\\r,zmm2
     .endr");
+// 7 times 64 rows of 6 weights: low and high bytes of 64 entries, three sums each
+register_loop!(zmm lookup_vbmi_zmm, ".macro bonsai_lookup low,high,carry
+    vpermb zmm3,zmm0,zmm1
+    vpermb zmm4,zmm0,zmm2
+    vpaddb zmm\\high,zmm\\high,zmm4
+    vpaddw zmm\\low,zmm\\low,zmm3
+    vpsrlw zmm3,zmm3,8
+    vpaddw zmm\\carry,zmm\\carry,zmm3
+    .endm
+    bonsai_lookup 8,9,10
+    bonsai_lookup 11,12,13
+    bonsai_lookup 14,15,16
+    bonsai_lookup 17,18,19
+    bonsai_lookup 20,21,22
+    bonsai_lookup 23,24,25
+    bonsai_lookup 26,27,28
+    .purgem bonsai_lookup");
 
-/// The loops, best first within a ceiling.
-const LOOPS: [(Level, CeilingLoop); 15] = {
+/// All loops; which of a ceiling is the fastest differs between makers.
+const LOOPS: [(Level, CeilingLoop); 17] = {
     use Ceiling::*;
     use Level::*;
     [
@@ -216,6 +237,7 @@ const LOOPS: [(Level, CeilingLoop); 15] = {
         (Avx2, CeilingLoop::new(F32Fma, "vfmadd231ps ymm", 14 * 8, f32_ymm)),
         (Sse2, CeilingLoop::new(F32Fma, "mulps + addps", 12 * 4, f32_xmm)),
         (Avx512Bf16, CeilingLoop::new(Bf16Dot, "vdpbf16ps zmm", 24 * 32, bf16_zmm)),
+        (Avx512Bf16, CeilingLoop::new(Bf16Dot, "vdpbf16ps ymm", 14 * 16, bf16_ymm)),
         (Avx512Vnni, CeilingLoop::new(Int8Dot, "vpdpbusd zmm", 24 * 64, int8_vnni_zmm)),
         (Avx512, CeilingLoop::new(Int8Dot, "vpmaddubsw + vpaddw zmm", 16 * 64, int8_zmm)),
         (AvxVnni, CeilingLoop::new(Int8Dot, "vpdpbusd ymm", 14 * 32, int8_vnni_ymm)),
@@ -228,6 +250,7 @@ const LOOPS: [(Level, CeilingLoop); 15] = {
         (Avx512, CeilingLoop::new(Popcount, "carry-save vpternlogq + vpshufb zmm", 8 * 512, popcount_zmm)),
         (Avx2, CeilingLoop::new(Popcount, "vpxor + 2 vpshufb ymm", 10 * 256, popcount_ymm)),
         (Sse2, CeilingLoop::new(Popcount, "pxor + bit counts in bytes", 8 * 128, popcount_xmm)),
+        (Avx512Vnni, CeilingLoop::new(Lookup, "2 vpermb + adds zmm", 7 * 64 * 6, lookup_vbmi_zmm)),
         (Avx512, CeilingLoop::new(Lookup, "vpermw + vpaddsw zmm", 16 * 32 * 5, lookup_zmm)),
         (Avx2, CeilingLoop::new(Lookup, "2 vpshufb + adds ymm", 4 * 32 * 4, lookup_ymm)),
     ]
