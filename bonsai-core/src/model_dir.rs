@@ -102,7 +102,8 @@ impl ModelDir {
         }
     }
 
-    /// The folder and weight files of a role: those of a shard index, else all safetensors files, else one GGUF file.
+    /// The folder and weight files of a role: those of a shard index, else all safetensors files, else GGUF
+    /// files, else checkpoints of PyTorch.
     ///
     /// # Errors
     /// When the folder or its weights are missing.
@@ -118,14 +119,14 @@ impl ModelDir {
         let weights = match ending(".safetensors.index.json").as_slice() {
             [index, ..] => self.shards(index)?,
             [] => {
-                let safetensors = ending(".safetensors");
-                if safetensors.is_empty() { ending(".gguf") } else { safetensors }
+                let forms = [".safetensors", ".gguf", ".pt", ".pth"].map(ending);
+                forms.into_iter().find(|files| !files.is_empty()).unwrap_or_default()
             }
         };
         if weights.is_empty() {
             return Err(Error::new(
                 ErrorKind::NotFound,
-                format!("{}: no weights; expected a .safetensors or .gguf file", dir.display()),
+                format!("{}: no weights; expected a .safetensors, .gguf or .pt file", dir.display()),
             ));
         }
         Ok(ComponentFiles { dir, weights })

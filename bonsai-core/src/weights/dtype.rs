@@ -8,8 +8,12 @@ use safetensors::Dtype as SafetensorsDtype;
 pub enum Dtype {
     /// A plain float.
     Float(FloatType),
+    /// Bytes of packed codes.
+    U8,
     /// 32-bit words of packed codes.
     U32,
+    /// The same, and small tables.
+    I32,
     /// 64-bit counters.
     I64,
     /// A block format of GGUF files.
@@ -22,10 +26,25 @@ impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Float(t) => f.write_str(&t.name().to_uppercase()),
+            Self::U8 => f.write_str("U8"),
             Self::U32 => f.write_str("U32"),
+            Self::I32 => f.write_str("I32"),
             Self::I64 => f.write_str("I64"),
             Self::Block(b) => f.write_str(b.name()),
             Self::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Dtype {
+    /// Bytes of one element, where elements are whole bytes.
+    pub fn size(&self) -> Option<usize> {
+        match self {
+            Self::Float(float_type) => Some(float_type.size()),
+            Self::U8 => Some(1),
+            Self::U32 | Self::I32 => Some(4),
+            Self::I64 => Some(8),
+            Self::Block(_) | Self::Other(_) => None,
         }
     }
 }
@@ -36,7 +55,9 @@ impl From<SafetensorsDtype> for Dtype {
             SafetensorsDtype::F32 => Self::Float(FloatType::F32),
             SafetensorsDtype::F16 => Self::Float(FloatType::F16),
             SafetensorsDtype::BF16 => Self::Float(FloatType::Bf16),
+            SafetensorsDtype::U8 => Self::U8,
             SafetensorsDtype::U32 => Self::U32,
+            SafetensorsDtype::I32 => Self::I32,
             SafetensorsDtype::I64 => Self::I64,
             other => Self::Other(format!("{other:?}")),
         }
@@ -91,4 +112,5 @@ block_types! {
     NVFP4 = "NVFP4", 40, 64, 36;
     Q1_0 = "Q1_0", 41, 128, 18;
     Q2_0 = "Q2_0", 42, 64, 18;
+    TQ2_0_G128 = "TQ2_0_g128", 0x1_0000, 128, 34;
 }

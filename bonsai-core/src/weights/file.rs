@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bonsai_kernels::SharedBytes;
 
 use super::mapped::MappedFile;
-use super::stored::StoredTensor;
-use super::{gguf, safetensors};
+use super::stored::{Attribute, StoredTensor};
+use super::{gguf, safetensors, torch};
 use crate::error::{Error, Result};
 use crate::model_source::ModelFiles;
 
@@ -21,7 +21,9 @@ pub struct TensorFile {
     pub bytes: SharedBytes,
     /// Its tensors by name.
     pub tensors: BTreeMap<String, StoredTensor>,
-    /// `safetensors` or `gguf`.
+    /// Plain values that it holds beside them.
+    pub attributes: BTreeMap<String, Attribute>,
+    /// `safetensors`, `gguf` or `torch`.
     pub container: &'static str,
 }
 
@@ -39,11 +41,12 @@ impl TensorFile {
         let map = files.open(path)?;
         let bytes = map.bytes();
         let named = |e: Error| e.in_file(path);
-        let (container, tensors) = if bytes.as_slice().starts_with(b"GGUF") {
-            ("gguf", gguf::read(bytes.as_slice()).map_err(named)?)
-        } else {
-            ("safetensors", safetensors::read(bytes.as_slice()).map_err(named)?)
+        let magic = bytes.as_slice().first_chunk::<4>();
+        let (container, (tensors, attributes)) = match magic {
+            Some(b"GGUF") => ("gguf", gguf::read(bytes.as_slice()).map_err(named)?),
+            Some(b"PK\x03\x04") => ("torch", torch::read(bytes.as_slice()).map_err(named)?),
+            _ => ("safetensors", (safetensors::read(bytes.as_slice()).map_err(named)?, BTreeMap::new())),
         };
-        Ok(Self { path: path.to_owned(), map, bytes, tensors, container })
+        Ok(Self { path: path.to_owned(), map, bytes, tensors, attributes, container })
     }
 }

@@ -6,12 +6,17 @@ use std::collections::BTreeMap;
 use bonsai_kernels::weights::FloatType;
 
 use super::dtype::{BlockType, Dtype};
-use super::stored::StoredTensor;
+use super::stored::{Attribute, StoredTensor};
 use crate::error::{Error, ErrorKind, Result};
 
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// Arrays may nest; deeper than this is no honest file.
 const MAX_DEPTH: usize = 4;
+/// Names are short; templates and licences are not needed.
+const MAX_TEXT: usize = 256;
+/// Types whose blocks are understood.
+pub(super) const SUPPORTED: &str = "Q1_0, Q2_0, TQ1_0, TQ2_0, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, \
+                                    F16, BF16 and F32";
 
 struct Reader<'a> {
     bytes: &'a [u8],
@@ -43,15 +48,18 @@ impl<'a> Reader<'a> {
             .map_err(|e| Error::format(format!("GGUF {what} at byte {at}: not UTF-8")).with_source(e))
     }
 
-    /// Skips one value; returns it when it is a 32-bit unsigned integer.
-    fn value(&mut self, kind: u32, depth: usize) -> Result<Option<u32>> {
+    /// Reads one value; long texts, and arrays, of which a tokenizer's are the largest thing before the tensors, are
+    /// passed over.
+    fn value(&mut self, kind: u32, depth: usize) -> Result<Option<Attribute>> {
         let size = match kind {
             0 | 1 | 7 => 1,
             2 | 3 => 2,
-            4 => return self.u32("value").map(Some),
-            5 | 6 => 4,
+            4..=6 => 4,
             10..=12 => 8,
-            8 => return self.string("value").map(|_| None),
+            8 => {
+                let text = self.string("value")?;
+                return Ok((text.len() <= MAX_TEXT).then(|| Attribute::Text(text.to_owned())));
+            }
             9 if depth < MAX_DEPTH => {
                 let (element, count) = (self.u32("array type")?, self.u64("array length")?);
                 if count > (self.bytes.len() - self.at) as u64 {
@@ -67,11 +75,22 @@ impl<'a> Reader<'a> {
             }
             other => return Err(Error::format(format!("GGUF value type {other} at byte {}", self.at))),
         };
-        self.take(size, "value").map(|_| None)
+        let bytes = self.take(size, "value")?;
+        let bits = bytes.iter().rev().fold(0, |value: u64, &byte| value << 8 | u64::from(byte));
+        Ok(Some(match kind {
+            1 => Attribute::Int((bits as u8 as i8).into()),
+            3 => Attribute::Int((bits as u16 as i16).into()),
+            5 => Attribute::Int((bits as u32 as i32).into()),
+            6 => Attribute::Float(f32::from_bits(bits as u32).into()),
+            7 => Attribute::Bool(bits != 0),
+            12 => Attribute::Float(f64::from_bits(bits)),
+            _ => Attribute::Int(bits as i64),
+        }))
     }
 }
 
-pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
+/// Tensors and keys.
+pub(super) fn read(bytes: &[u8]) -> Result<(BTreeMap<String, StoredTensor>, BTreeMap<String, Attribute>)> {
     let mut r = Reader { bytes, at: 4 };
     match r.u32("version")? {
         2 | 3 => {}
@@ -97,22 +116,32 @@ pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
             bytes.len()
         )));
     }
-    let mut alignment = DEFAULT_ALIGNMENT;
+    let mut attributes = BTreeMap::new();
     for _ in 0..pairs {
         let key = r.string("key")?;
         let kind = r.u32("value type")?;
         let value = r.value(kind, 0).map_err(|e| e.context(format_args!("key {key}")))?;
-        if let ("general.alignment", Some(value)) = (key, value) {
-            alignment = value.into();
+        if let Some(value) = value {
+            attributes.insert(key.to_owned(), value);
         }
     }
-    if !alignment.is_power_of_two() {
-        return Err(Error::format(format!("GGUF general.alignment is {alignment}, expected a power of two")));
-    }
+    let alignment = match attributes.get("general.alignment") {
+        None => DEFAULT_ALIGNMENT,
+        Some(value) => {
+            let power =
+                value.as_int().and_then(|value| u32::try_from(value).ok()).filter(|v| v.is_power_of_two());
+            power.map(u64::from).ok_or_else(|| {
+                Error::format(format!("GGUF general.alignment is {value:?}, expected a power of two"))
+            })?
+        }
+    };
+    // that project's files give another meaning to type 42
+    let own_ternary =
+        attributes.get("general.architecture").and_then(Attribute::as_text) == Some("bonsai-image");
     let mut infos = Vec::new();
     for _ in 0..tensors {
         let name = r.string("tensor name")?.to_owned();
-        let info = tensor_info(&mut r).map_err(|e| e.context(format_args!("tensor {name}")))?;
+        let info = tensor_info(&mut r, own_ternary).map_err(|e| e.context(format_args!("tensor {name}")))?;
         infos.push((name, info));
     }
     let start = (r.at as u64).next_multiple_of(alignment);
@@ -123,20 +152,36 @@ pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
             .and_then(|begin| Some((begin, begin.checked_add(len)?)))
             .filter(|&(_, end)| end <= bytes.len() as u64)
             .map(|(begin, end)| begin as usize..end as usize);
+        if !offset.is_multiple_of(alignment) {
+            return Err(Error::format(format!(
+                "tensor {name}: offset {offset} is no multiple of the alignment {alignment}"
+            )));
+        }
         let range = range.ok_or_else(|| {
             Error::format(format!(
                 "tensor {name}: {len} bytes at offset {offset} lie outside the file of {}",
                 bytes.len()
             ))
         })?;
-        if found.insert(name.clone(), StoredTensor { dtype, shape, range }).is_some() {
+        if found.insert(name.clone(), StoredTensor::new(dtype, shape, range)).is_some() {
             return Err(Error::format(format!("tensor {name} is there twice")));
         }
     }
-    Ok(found)
+    refuse_overlap(&found)?;
+    Ok((found, attributes))
 }
 
-fn tensor_info(r: &mut Reader<'_>) -> Result<(Dtype, Vec<usize>, u64, u64)> {
+fn refuse_overlap(tensors: &BTreeMap<String, StoredTensor>) -> Result<()> {
+    let mut ranges: Vec<_> = tensors.iter().map(|(name, tensor)| (&tensor.range, name)).collect();
+    ranges.retain(|(range, _)| !range.is_empty());
+    ranges.sort_unstable_by_key(|(range, _)| range.start);
+    match ranges.windows(2).find(|pair| pair[0].0.end > pair[1].0.start) {
+        Some(pair) => Err(Error::format(format!("tensors {} and {} overlap", pair[0].1, pair[1].1))),
+        None => Ok(()),
+    }
+}
+
+fn tensor_info(r: &mut Reader<'_>, own_ternary: bool) -> Result<(Dtype, Vec<usize>, u64, u64)> {
     let dims = r.u32("dimensions")?;
     if dims > 4 {
         return Err(Error::format(format!("{dims} dimensions, expected at most 4")));
@@ -158,14 +203,12 @@ fn tensor_info(r: &mut Reader<'_>) -> Result<(Dtype, Vec<usize>, u64, u64)> {
         26 => (Dtype::Other("I32".into()), 1, 4),
         27 => (Dtype::I64, 1, 8),
         28 => (Dtype::Other("F64".into()), 1, 8),
+        42 if own_ternary => (Dtype::Block(BlockType::TQ2_0_G128), 128, 34),
         _ => {
-            let block = BlockType::from_id(id).ok_or_else(|| {
+            let block = BlockType::from_id(id).filter(|&b| b != BlockType::TQ2_0_G128).ok_or_else(|| {
                 Error::new(
                     ErrorKind::Unsupported,
-                    format!(
-                        "ggml type {} is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q1_0 are",
-                        unknown_type(id)
-                    ),
+                    format!("ggml type {} is not supported; {SUPPORTED} are", unknown_type(id)),
                 )
             })?;
             (Dtype::Block(block), block.weights(), block.bytes())

@@ -3,14 +3,20 @@
 //! [`Weights::open`] maps the files and translates names; a model then asks for what it needs, part by part, and
 //! [`Weights::finish`] refuses tensors that nobody asked for.
 
+mod blocks;
 mod dtype;
 mod file;
 mod gguf;
 mod mapped;
+mod matrix;
 mod names;
+mod packs;
+mod pickle;
 mod quantized;
 mod safetensors;
 mod stored;
+mod torch;
+mod zip;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -19,19 +25,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bonsai_kernels::SharedBytes;
-use bonsai_kernels::conv2d::ConvWeights;
-use bonsai_kernels::weights::{DenseWeights, FloatType, Scales, Weights as Matrix};
+use bonsai_kernels::weights::{FloatType, Scales};
 
 pub use dtype::{BlockType, Dtype};
 pub use file::TensorFile;
 pub use mapped::MappedFile;
 pub use names::Component;
-pub use stored::StoredTensor;
+pub use stored::{Attribute, StoredTensor};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model_source::ModelFiles;
 use names::Rows;
-use quantized::MlxShape;
 
 /// How many names an error lists before it only counts.
 const NAMES_IN_ERRORS: usize = 8;
@@ -45,12 +49,15 @@ struct Entry {
     shape: Vec<usize>,
     /// Its bytes in the file; two pieces for swapped halves.
     pieces: Vec<Range<usize>>,
+    /// As [`StoredTensor::strides`].
+    strides: Option<Vec<usize>>,
 }
 
 #[derive(Debug)]
 struct Catalog {
     files: Vec<TensorFile>,
     entries: BTreeMap<String, Entry>,
+    attributes: BTreeMap<String, Attribute>,
     claimed: Mutex<BTreeSet<String>>,
     kinds: Mutex<BTreeMap<String, &'static str>>,
 }
@@ -86,7 +93,8 @@ impl Weights {
                         ))
                     })?;
                     let dtype = tensor.dtype.clone();
-                    let entry = Entry { file: index, stored_name: stored_name.clone(), dtype, shape, pieces };
+                    let (stored_name, strides) = (stored_name.clone(), tensor.strides.clone());
+                    let entry = Entry { file: index, stored_name, dtype, shape, pieces, strides };
                     if let Some(other) = entries.insert(name.clone(), entry) {
                         let other = &files[other.file].path;
                         return Err(Error::mismatch(format!(
@@ -98,7 +106,14 @@ impl Weights {
                 }
             }
         }
-        let catalog = Catalog { files, entries, claimed: Mutex::default(), kinds: Mutex::default() };
+        let mut attributes = BTreeMap::new();
+        for (stored_name, attribute) in files.iter().flat_map(|file| &file.attributes) {
+            for (name, _) in names::canonical(component, stored_name) {
+                attributes.insert(name, attribute.clone());
+            }
+        }
+        let (claimed, kinds) = (Mutex::default(), Mutex::default());
+        let catalog = Catalog { files, entries, attributes, claimed, kinds };
         Ok(Self { catalog: Arc::new(catalog), prefix: String::new() })
     }
 
@@ -120,6 +135,11 @@ impl Weights {
     /// Shape of a tensor, if it is there.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.catalog.entries.get(&self.name(name)).map(|e| e.shape.as_slice())
+    }
+
+    /// A plain value that stands beside the tensors: a key of GGUF, or what a pickle holds.
+    pub fn attribute(&self, name: &str) -> Option<&Attribute> {
+        self.catalog.attributes.get(&self.name(name))
     }
 
     /// How many parts `name.0`, `name.1`, .. there are.
@@ -178,7 +198,10 @@ impl Weights {
                 .ok_or_else(|| Error::new(ErrorKind::Internal, "a tensor outside its file"))
         };
         match entry.pieces.as_slice() {
-            [piece] => part(piece),
+            [piece] => match &entry.strides {
+                Some(strides) => gather(part(piece)?.as_slice(), entry, strides),
+                None => part(piece),
+            },
             pieces => {
                 let mut joined = Vec::new();
                 for piece in pieces {
@@ -187,6 +210,13 @@ impl Weights {
                 Ok(SharedBytes::from_vec(joined))
             }
         }
+    }
+
+    /// The bytes as they lie in the file, whatever their strides.
+    fn contiguous(&self, entry: &Entry) -> Result<SharedBytes> {
+        let range = entry.pieces.first().cloned().unwrap_or_default();
+        let bytes = self.catalog.files[entry.file].bytes.slice(range);
+        bytes.ok_or_else(|| Error::new(ErrorKind::Internal, "a tensor outside its file"))
     }
 
     fn floats(&self, name: &str, shape: &[usize]) -> Result<(SharedBytes, FloatType, String)> {
@@ -206,97 +236,6 @@ impl Weights {
         let (bytes, float_type, what) = self.floats(name, shape)?;
         let values: Vec<f32> = Scales::new(bytes, float_type, 1.0).iter().collect();
         if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(not_finite(&what)) }
-    }
-
-    /// The matrix `[rows, cols]` of a linear or an embedding, however it is stored. `name` is that of the layer,
-    /// without `.weight`.
-    ///
-    /// # Errors
-    /// When a tensor is missing, has another shape or dtype, or holds NaN or infinity.
-    pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
-        let (matrix, what) = if self.has(&format!("{name}.scales")) {
-            self.mlx(name, rows, cols)?
-        } else {
-            let weight = format!("{name}.weight");
-            let (entry, what) = self.claim(&weight)?;
-            expect_shape(&what, &entry.shape, &[rows, cols])?;
-            let bytes = self.bytes(entry)?;
-            let matrix = match &entry.dtype {
-                Dtype::Float(float_type) => quantized::from_dense(rows, cols, *float_type, bytes),
-                Dtype::Block(block) => quantized::from_blocks(rows, cols, *block, bytes.as_slice())
-                    .ok_or_else(|| {
-                        let message = format!(
-                            "{what}: type {} is not supported; Q8_0, Q4_0, Q1_0, F16, BF16, F32 are",
-                            block.name()
-                        );
-                        Error::new(ErrorKind::Unsupported, message)
-                    })?,
-                other => {
-                    return Err(Error::mismatch(format!(
-                        "{what}: expected the weights of a linear, found {other}"
-                    )));
-                }
-            };
-            (matrix.map_err(|e| Error::mismatch(what.clone()).with_source(e))?, what)
-        };
-        if !matrix.is_finite() {
-            return Err(not_finite(&what));
-        }
-        self.catalog
-            .kinds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(self.name(name), matrix.kind());
-        Ok(matrix)
-    }
-
-    fn mlx(&self, name: &str, rows: usize, cols: usize) -> Result<(Matrix, String)> {
-        let (entry, what) = self.claim(&format!("{name}.weight"))?;
-        if entry.dtype != Dtype::U32 {
-            return Err(Error::mismatch(format!(
-                "{what}: expected U32 beside its scales, found {}",
-                entry.dtype
-            )));
-        }
-        let scale_shape = self.shape(&format!("{name}.scales")).unwrap_or(&[]).to_vec();
-        let shape = match (entry.shape.as_slice(), scale_shape.as_slice()) {
-            (&[n, words], &[m, groups]) if n == rows && m == rows => MlxShape::detect(cols, words, groups),
-            _ => None,
-        };
-        let shape = shape.ok_or_else(|| {
-            Error::mismatch(format!(
-                "{what}: words {:?} and scales {scale_shape:?} are no [{rows}, {cols}] matrix of 1, 2, 4 or 8 bits",
-                entry.shape
-            ))
-        })?;
-        let codes = self.bytes(entry)?;
-        let (scales, scale_type, _) = self.floats(&format!("{name}.scales"), &scale_shape)?;
-        let (biases, bias_type, _) = self.floats(&format!("{name}.biases"), &scale_shape)?;
-        let matrix = quantized::from_mlx(rows, cols, shape, codes, (scales, scale_type), (biases, bias_type));
-        Ok((matrix.map_err(|e| Error::mismatch(what.clone()).with_source(e))?, what))
-    }
-
-    /// A convolution `[out_channels, in_channels, kernel, kernel]` with bias.
-    ///
-    /// # Errors
-    /// As [`Weights::matrix`].
-    pub fn conv(
-        &self,
-        name: &str,
-        out_channels: usize,
-        in_channels: usize,
-        kernel: usize,
-    ) -> Result<ConvWeights> {
-        let shape = [out_channels, in_channels, kernel, kernel];
-        let (bytes, float_type, what) = self.floats(&format!("{name}.weight"), &shape)?;
-        let dense = DenseWeights::new(out_channels, in_channels * kernel * kernel, float_type, bytes.clone());
-        let dense = dense.map_err(|e| Error::mismatch(what.clone()).with_source(e))?;
-        if !Matrix::Dense(dense).is_finite() {
-            return Err(not_finite(&what));
-        }
-        let bias = self.values(&format!("{name}.bias"), &[out_channels])?;
-        ConvWeights::new(out_channels, in_channels, kernel, float_type, bytes.as_slice(), bias)
-            .map_err(|e| Error::mismatch(what).with_source(e))
     }
 
     /// Claims every tensor whose name begins with `prefix` without reading it: known, and not needed.
@@ -340,10 +279,33 @@ fn expect_shape(what: &str, found: &[usize], expected: &[usize]) -> Result<()> {
     }
 }
 
+/// A copy in row-major order.
+fn gather(bytes: &[u8], entry: &Entry, strides: &[usize]) -> Result<SharedBytes> {
+    let unreadable = || Error::mismatch(format!("a view of {} elements that are not read", entry.dtype));
+    let size = entry.dtype.size().ok_or_else(unreadable)?;
+    let count: usize = entry.shape.iter().product();
+    let mut copy = Vec::with_capacity(count * size);
+    let mut index = vec![0; entry.shape.len()];
+    for _ in 0..count {
+        let at = size * index.iter().zip(strides).map(|(i, stride)| i * stride).sum::<usize>();
+        // the reader of the file proved that the last one lies inside
+        copy.extend_from_slice(&bytes[at..at + size]);
+        for (i, &n) in index.iter_mut().zip(&entry.shape).rev() {
+            *i += 1;
+            if *i < n {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    Ok(SharedBytes::from_vec(copy))
+}
+
 /// Shape and bytes of the picked rows; `None` when the rows don't divide.
 fn pick_rows(tensor: &StoredTensor, rows: Rows) -> Option<(Vec<usize>, Vec<Range<usize>>)> {
     let parts = match rows {
         Rows::All => return Some((tensor.shape.clone(), vec![tensor.range.clone()])),
+        _ if tensor.strides.is_some() => return None,
         Rows::Third(_) => 3,
         Rows::SwappedHalves => 2,
     };

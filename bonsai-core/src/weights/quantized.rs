@@ -1,5 +1,4 @@
-//! Packed containers to the kernels' weights: MLX triplets, ggml blocks, and half-precision matrices that are binary
-//! or ternary underneath.
+//! Codes with scales to the kernels' weights, and half-precision matrices that are binary or ternary underneath.
 
 use bonsai_kernels::SharedBytes;
 use bonsai_kernels::weights::{
@@ -7,23 +6,24 @@ use bonsai_kernels::weights::{
     SizeError, TernaryWeights, Weights,
 };
 
-use super::dtype::BlockType;
-
+/// How far a bias may lie from the one that makes a pack binary or ternary, over its scale: both were rounded to the
+/// types of the file.
+pub const ROUNDED: f32 = 1.0 / 256.0;
 /// Inputs that share a scale in every released binary and ternary checkpoint.
 const RELEASE_GROUP: usize = 128;
 
-/// Shape of an MLX triplet.
+/// Shape of codes that share scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MlxShape {
+pub struct CodeShape {
     /// Bits of one code: 1, 2, 4 or 8.
     pub bits: u32,
     /// Inputs that share a scale.
     pub group_size: usize,
 }
 
-impl MlxShape {
-    /// Bits and group size of a matrix of `cols` inputs, from the columns of `weight` (32-bit words) and `scales`.
-    /// `None` when they make no sense.
+impl CodeShape {
+    /// Bits and group size of an MLX matrix of `cols` inputs, from the columns of `weight` (32-bit words) and
+    /// `scales`. `None` when they make no sense.
     pub fn detect(cols: usize, word_cols: usize, scale_cols: usize) -> Option<Self> {
         let bits = word_cols.checked_mul(32)?.checked_div(cols)? as u32;
         let group_size = cols.checked_div(scale_cols)?;
@@ -35,21 +35,20 @@ impl MlxShape {
     }
 }
 
-/// The weights of an MLX triplet, `w = scale * code + bias`. One bit with `bias = -scale / 2` is binary, two bits with
+/// Weights `scale * code + bias`, codes row by row, first input in the lowest bits. One bit with `bias = -scale / 2` is binary, two bits with
 /// `bias = -scale` and no code 3 is ternary; everything else stays affine.
-pub fn from_mlx(
+pub fn from_affine(
     rows: usize,
     cols: usize,
-    shape: MlxShape,
+    shape: CodeShape,
     codes: SharedBytes,
     (scales, scale_type): (SharedBytes, FloatType),
-    (biases, bias_type): (SharedBytes, FloatType),
+    bias: Scales,
+    slack: f32,
 ) -> Result<Weights, SizeError> {
     let group = shape.group_size;
     let scale = |multiplier| Scales::new(scales.clone(), scale_type, multiplier);
-    let bias = Scales::new(biases, bias_type, 1.0);
-    // a bias is rounded to the type of the file, hence the slack
-    let mirrors = |s: f32, b: f32| (b + s).abs() <= s.abs() / 256.0;
+    let mirrors = |s: f32, b: f32| (b + s).abs() <= s.abs() * slack;
     Ok(match shape.bits {
         1 if scale(0.5).iter().zip(bias.iter()).all(|(s, b)| mirrors(s, b)) => {
             Weights::Binary(BinaryWeights::new(rows, cols, group, codes, scale(0.5))?)
@@ -68,46 +67,6 @@ pub fn from_mlx(
 
 fn no_code_3(codes: &[u8]) -> bool {
     codes.chunks(1 << 14).all(|block| block.iter().fold(0, |any, &b| any | b & (b >> 1) & 0x55) == 0)
-}
-
-/// The weights of ggml blocks `[rows, cols]`, exactly; `None` for block types that are not read.
-///
-/// `Q4_0` is `d (code - 8)` and `Q8_0` is `d code`; both are affine with the bias `-8 d` or, for codes moved into
-/// 0..=255, `-128 d`, which are exact.
-pub fn from_blocks(
-    rows: usize,
-    cols: usize,
-    block: BlockType,
-    bytes: &[u8],
-) -> Option<Result<Weights, SizeError>> {
-    let mut scales = Vec::with_capacity(bytes.len() / 9);
-    let mut codes = Vec::with_capacity(bytes.len());
-    for block_bytes in bytes.chunks_exact(block.bytes()) {
-        let (d, q) = block_bytes.split_at(2);
-        scales.extend_from_slice(d);
-        match block {
-            BlockType::Q1_0 => codes.extend_from_slice(q),
-            BlockType::Q4_0 => {
-                for half in [0, 4] {
-                    codes.extend(
-                        q.as_chunks::<2>().0.iter().map(|[a, b]| (a >> half & 15) | (b >> half & 15) << 4),
-                    );
-                }
-            }
-            BlockType::Q8_0 => codes.extend(q.iter().map(|&q| q ^ 0x80)),
-            _ => return None,
-        }
-    }
-    let (scales, codes) = (SharedBytes::from_vec(scales), SharedBytes::from_vec(codes));
-    let scale = |multiplier| Scales::new(scales.clone(), FloatType::F16, multiplier);
-    let group = block.weights();
-    Some(match block {
-        BlockType::Q1_0 => BinaryWeights::new(rows, cols, group, codes, scale(1.0)).map(Weights::Binary),
-        BlockType::Q4_0 => {
-            Int4Weights::new(rows, cols, group, codes, scale(1.0), scale(-8.0)).map(Weights::Int4)
-        }
-        _ => Int8Weights::new(rows, cols, group, codes, scale(1.0), scale(-128.0)).map(Weights::Int8),
-    })
 }
 
 /// A dense matrix, or the binary or ternary one that it exactly is.
@@ -231,10 +190,10 @@ mod tests {
 
     #[test]
     fn mlx_shapes_are_detected_or_refused() {
-        assert_eq!(MlxShape::detect(3072, 96, 24), Some(MlxShape { bits: 1, group_size: 128 }));
-        assert_eq!(MlxShape::detect(2560, 320, 40), Some(MlxShape { bits: 4, group_size: 64 }));
+        assert_eq!(CodeShape::detect(3072, 96, 24), Some(CodeShape { bits: 1, group_size: 128 }));
+        assert_eq!(CodeShape::detect(2560, 320, 40), Some(CodeShape { bits: 4, group_size: 64 }));
         for (cols, words, scales) in [(0, 1, 1), (128, 12, 1), (128, 4, 0), (128, 4, 3), (100, 0, 1)] {
-            assert_eq!(MlxShape::detect(cols, words, scales), None);
+            assert_eq!(CodeShape::detect(cols, words, scales), None);
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
                 "tensor {name}: its bytes {begin}..{end} lie outside the file"
             )));
         }
-        tensors.insert(name, StoredTensor { dtype: info.dtype.into(), shape: info.shape.clone(), range });
+        tensors.insert(name, StoredTensor::new(info.dtype.into(), info.shape.clone(), range));
     }
     Ok(tensors)
 }
