@@ -21,7 +21,7 @@ use crate::preview::LatentRgb;
 use crate::request::{Request, token_grid};
 use crate::text_encoder::Qwen3;
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{Flux2Transformer, Inputs, Scratch, image_positions, text_positions};
+use crate::transformer::{Conditioning, Flux2Transformer, Scratch, image_positions, text_positions};
 use crate::vae::{Tiling, Vae};
 
 /// The precision that activations are computed in.
@@ -274,21 +274,29 @@ impl Pipeline {
         let mut scratch =
             Scratch::new(&self.cpu, self.transformer().config(), prompt.embeds.tokens() + tokens)?;
         let mut cx = Context::new(&self.cpu);
-        self.predict(&mut cx, latents, references, prompt, sigma, guidance, &mut scratch)
+        let conditioning = self.condition(&mut cx, prompt.embeds.view(), &[sigma], guidance)?;
+        self.predict(&mut cx, latents, references, &conditioning, 0, &mut scratch)
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the arguments of `velocity_with`, and the buffers of a loop"
-    )]
+    fn condition(
+        &self,
+        cx: &mut Context<'_>,
+        prompt: ndarray::ArrayView2<'_, f32>,
+        sigmas: &[f32],
+        guidance: Option<f32>,
+    ) -> Result<Conditioning> {
+        // the reference hands over sigma * 1000 / 1000, which f32 does not always undo
+        let timesteps: Vec<f32> = sigmas.iter().map(|sigma| sigma * 1000.0 / 1000.0).collect();
+        self.transformer().condition(cx, prompt, &timesteps, guidance)
+    }
+
     fn predict(
         &self,
         cx: &mut Context<'_>,
         latents: &Latents,
         references: &[Latents],
-        prompt: &PromptEmbeds,
-        sigma: f32,
-        guidance: Option<f32>,
+        conditioning: &Conditioning,
+        step: usize,
         scratch: &mut Scratch,
     ) -> Result<Latents> {
         let (height, width) = (latents.height(), latents.width());
@@ -312,16 +320,9 @@ impl Pipeline {
             ndarray::ArrayView2::from_shape(shape, &joined)
                 .map_err(|e| Error::new(ErrorKind::Internal, "joined latents").with_source(e))?
         };
-        let inputs = Inputs {
-            latents: view,
-            prompt: prompt.embeds.view(),
-            text_positions: &text_positions(prompt.embeds.tokens()),
-            image_positions: &positions,
-            // the reference hands over sigma * 1000 / 1000, which f32 does not always undo
-            timestep: sigma * 1000.0 / 1000.0,
-            guidance,
-        };
-        let velocity = self.transformer().forward(cx, inputs, scratch)?;
+        let text = text_positions(conditioning.text_tokens());
+        let model = self.transformer();
+        let velocity = model.forward_conditioned(cx, view, conditioning, step, &text, &positions, scratch)?;
         let own = &velocity.as_slice()[..latents.tokens() * velocity.channels()];
         expect_finite("velocity", own)?;
         Latents::new(height, width, velocity.channels(), own.to_vec())
@@ -461,15 +462,26 @@ impl Pipeline {
         let [_, transformer_pages, vae_pages] = &self.model.pages;
 
         let steps = schedule.steps().len();
-        let tokens = prompt.embeds.tokens() + latents.tokens();
+        let PromptEmbeds { embeds, tokens: tokens_used, cut } = prompt;
+        let mut started = Instant::now();
+        let sigmas: Vec<f32> = schedule.steps().map(|step| step.sigma).collect();
+        let mut on_part = |_, _| {
+            transformer_pages.release();
+            Ok(())
+        };
+        let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
+        let conditioning = self.condition(&mut cx, embeds.view(), &sigmas, guidance)?;
+        drop(embeds);
+        let tokens = conditioning.text_tokens() + latents.tokens();
         let mut scratch = Scratch::new(&self.cpu, self.transformer().config(), tokens)?;
         for step in &schedule {
-            let started = Instant::now();
-            let mut on_part =
-                |block, blocks| notify(observer, Event::Step { step: step.index, steps, block, blocks });
+            let mut on_part = |block, blocks| {
+                // each block is read once a step, so that it need not stay
+                transformer_pages.release();
+                notify(observer, Event::Step { step: step.index, steps, block, blocks })
+            };
             let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
-            let velocity =
-                self.predict(&mut cx, &latents, &[], &prompt, step.sigma, guidance, &mut scratch)?;
+            let velocity = self.predict(&mut cx, &latents, &[], &conditioning, step.index, &mut scratch)?;
             latents.advance(&velocity, step.delta())?;
             timings.steps.push(started.elapsed());
             if observer.wants_preview(step.index, steps) {
@@ -478,13 +490,17 @@ impl Pipeline {
                 let image = self.preview(&clean)?;
                 go_on(observer.preview(&Preview { step: step.index, steps, image }))?;
             }
+            started = Instant::now();
         }
-        drop(scratch);
+        drop((scratch, conditioning));
         transformer_pages.release();
 
         let started = Instant::now();
         let tiling = request.vae_tiling.then(|| self.vae().default_tiling());
-        let mut on_part = |part, parts| notify(observer, Event::Decode { part, parts });
+        let mut on_part = |part, parts| {
+            vae_pages.release();
+            notify(observer, Event::Decode { part, parts })
+        };
         let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
         let picture = self.decode_with(&mut cx, &latents, tiling.as_ref())?;
         observer.decoded(picture.view());
@@ -497,8 +513,8 @@ impl Pipeline {
             engine: Recipe::ENGINE.to_owned(),
             model: RecipeModel { name: self.model.name.clone(), ..RecipeModel::default() },
             prompt: request.prompt.clone(),
-            tokens_used: prompt.tokens,
-            truncated: prompt.cut > 0,
+            tokens_used,
+            truncated: cut > 0,
             seed: request.seed,
             noise_source: request.noise_source,
             steps,
@@ -512,7 +528,7 @@ impl Pipeline {
             text_encoder_out_layers: taps.clone(),
             vae_tiling: request.vae_tiling,
         };
-        Ok(Generated { image, recipe, timings, cut: prompt.cut })
+        Ok(Generated { image, recipe, timings, cut })
     }
 
     /// The guidance value that the model embeds, if it embeds one.

@@ -31,17 +31,45 @@ pub unsafe trait Allocator: Send + Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemAllocator;
 
-// SAFETY: passes through to the global allocator, which keeps this very contract.
+/// What the global allocator aligns to without ado. For more it would write the zeros itself, and so touch pages that
+/// a fresh mapping has at zero anyway.
+const PLAIN_ALIGN: usize = 16;
+
+impl SystemAllocator {
+    /// The layout that is really asked for, and the alignment of what is handed out. The distance between the two
+    /// pointers, at least `PLAIN_ALIGN` bytes, stands in the bytes right before the handed-out one.
+    fn padded(layout: Layout) -> Option<(Layout, usize)> {
+        let align = layout.align().max(PLAIN_ALIGN);
+        let size = layout.size().checked_add(align)?;
+        Some((Layout::from_size_align(size, PLAIN_ALIGN).ok()?, align))
+    }
+}
+
+// SAFETY: a part of what the global allocator returns, all zero, aligned as asked and as long; `padded` made room.
 unsafe impl Allocator for SystemAllocator {
     fn allocate_zeroed(&self, layout: Layout) -> Option<NonNull<u8>> {
         assert!(layout.size() > 0);
+        let (padded, align) = Self::padded(layout)?;
         // SAFETY: the size is not 0.
-        NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(padded) })?;
+        let distance = align - base.addr().get() % align;
+        // SAFETY: `PLAIN_ALIGN <= distance <= align`, as both addresses are multiples of `PLAIN_ALIGN`: the pointer and
+        // the word before it lie inside `padded`, and the word is aligned.
+        unsafe {
+            let ptr = base.add(distance);
+            ptr.cast::<usize>().sub(1).write(distance);
+            Some(ptr)
+        }
     }
 
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: `ptr` came from `alloc_zeroed` with this layout (contract of this method).
-        unsafe { std::alloc::dealloc(ptr.as_ptr(), layout) }
+        let (padded, _) = Self::padded(layout).expect("this layout was allocated");
+        // SAFETY: `ptr` came from `allocate_zeroed`, which wrote the distance before it and got `padded` from the
+        // global allocator (contract of this method).
+        unsafe {
+            let distance = ptr.cast::<usize>().sub(1).read();
+            std::alloc::dealloc(ptr.sub(distance).as_ptr(), padded);
+        }
     }
 }
 

@@ -141,15 +141,40 @@ impl Conv2d<'_> {
     /// # Panics
     /// When the shapes don't fit.
     pub fn run(&self, cpu: &Cpu, x: ArrayView3<'_, f32>, out: ArrayViewMut3<'_, f32>) -> Result<()> {
+        let (height, width, _) = x.dim();
+        assert_eq!(out.dim().0, self.sampling.output_size(height, width).0, "rows of a convolution");
+        self.run_rows(cpu, x, 0, out)
+    }
+
+    /// [`Conv2d::run`] for the output rows from `first_row` on, as many as `out` has.
+    ///
+    /// # Errors
+    /// As [`Conv2d::run`].
+    ///
+    /// # Panics
+    /// When the shapes don't fit or the rows don't lie inside.
+    pub fn run_rows(
+        &self,
+        cpu: &Cpu,
+        x: ArrayView3<'_, f32>,
+        first_row: usize,
+        out: ArrayViewMut3<'_, f32>,
+    ) -> Result<()> {
         let (height, width, channels) = x.dim();
         let (out_height, out_width) = self.sampling.output_size(height, width);
+        let (rows, columns, out_channels) = out.dim();
         assert_eq!(channels, self.weights.in_channels, "input channels of a convolution");
-        assert_eq!(out.dim(), (out_height, out_width, self.weights.out_channels()), "shape of a convolution");
+        assert_eq!(
+            (columns, out_channels),
+            (out_width, self.weights.out_channels()),
+            "shape of a convolution"
+        );
+        assert!(first_row <= out_height && rows <= out_height - first_row, "rows of a convolution");
         if let Some(norm) = self.norm_silu {
             assert_eq!(norm.mean.len(), channels, "channels of a convolution's norm");
         }
         assert!(self.sampling == Sampling::Same || self.weights.kernel == 3, "resampling takes a 3x3 kernel");
-        dispatch!(cpu.isa(), t => self.run_on(cpu, t, x, out))
+        dispatch!(cpu.isa(), t => self.run_on(cpu, t, x, first_row, out))
     }
 
     fn run_on<T: F32Tile>(
@@ -157,6 +182,7 @@ impl Conv2d<'_> {
         cpu: &Cpu,
         t: T,
         x: ArrayView3<'_, f32>,
+        first_row: usize,
         mut out: ArrayViewMut3<'_, f32>,
     ) -> Result<()> {
         let (out_height, out_width, out_channels) = out.dim();
@@ -172,7 +198,7 @@ impl Conv2d<'_> {
             while rest.len_of(Axis(2)) > 0 {
                 let width = columns.min(rest.len_of(Axis(2)));
                 let (part, left) = rest.split_at(Axis(2), width);
-                tasks.push((i * rows, column, part));
+                tasks.push((first_row + i * rows, column, part));
                 (rest, column) = (left, column + columns);
             }
         }

@@ -114,6 +114,92 @@ pub struct ChannelAffine {
     pub bias: Vec<f32>,
 }
 
+/// Sums over a picture for a group norm, gathered from strips of its rows from top to bottom. What comes out does not
+/// depend on how the picture was cut.
+#[derive(Debug)]
+pub struct ChannelSums {
+    channels: usize,
+    pixels: usize,
+    /// For each block of rows, for each channel: the sum and the sum of squares.
+    blocks: Vec<[f64; 2]>,
+}
+
+/// Values of one block of sums.
+const BLOCK: usize = 1 << 16;
+
+impl ChannelSums {
+    /// Sums of nothing.
+    pub fn new(channels: usize) -> Self {
+        Self { channels, pixels: 0, blocks: Vec::new() }
+    }
+
+    /// Rows that are summed as one: strips of pictures of this shape must have a multiple of it, but for the last.
+    pub fn rows_per_block(width: usize, channels: usize) -> usize {
+        (BLOCK / (width * channels).max(1)).max(1)
+    }
+
+    /// Adds rows `[rows, width, channels]`.
+    ///
+    /// # Errors
+    /// When the work was cancelled.
+    ///
+    /// # Panics
+    /// When the channels are others.
+    pub fn add(&mut self, cpu: &Cpu, x: ArrayView3<'_, f32>) -> Result<()> {
+        let (height, width, channels) = x.dim();
+        assert_eq!(channels, self.channels, "channels of a group norm");
+        if x.is_empty() {
+            return Ok(());
+        }
+        let x = x.to_slice().expect("pictures are contiguous");
+        let block = Self::rows_per_block(width, channels) * width * channels;
+        let start = self.blocks.len();
+        self.blocks.resize(start + x.len().div_ceil(block) * channels, [0.0; 2]);
+        let items = x.chunks(block).zip(self.blocks[start..].chunks_mut(channels)).collect();
+        cpu.for_each(
+            items,
+            || Ok(()),
+            |(), (x, sums)| {
+                dispatch!(cpu.isa(), t => t.run(|| channel_sums(x, sums)));
+                Ok(())
+            },
+        )?;
+        self.pixels += height * width;
+        Ok(())
+    }
+
+    /// The norm of `groups` groups of neighbouring channels, joined with its `weight` and `bias` `[channels]`.
+    ///
+    /// # Panics
+    /// When the channels are not a multiple of `groups`.
+    pub fn finish(&self, groups: usize, eps: f32, weight: &[f32], bias: &[f32]) -> ChannelAffine {
+        let channels = self.channels;
+        assert!(groups > 0 && channels.is_multiple_of(groups), "{channels} channels in {groups} groups");
+        assert!(weight.len() == channels && bias.len() == channels, "length of a group norm's weight");
+        let per_group = channels / groups;
+        let count = (self.pixels * per_group) as f64;
+        let mut affine = ChannelAffine { mean: vec![], scale: vec![], bias: bias.to_vec() };
+        for group in 0..groups {
+            let of_group = group * per_group..(group + 1) * per_group;
+            let (mut sum, mut squares) = (0.0, 0.0);
+            for sums in self.blocks.chunks(channels) {
+                for [s, q] in &sums[of_group.clone()] {
+                    sum += s;
+                    squares += q;
+                }
+            }
+            let mean = sum / count;
+            let variance = (squares / count - mean * mean).max(0.0);
+            let rstd = 1.0 / (variance + f64::from(eps)).sqrt();
+            for channel in of_group {
+                affine.mean.push(mean as f32);
+                affine.scale.push((rstd * f64::from(weight[channel])) as f32);
+            }
+        }
+        affine
+    }
+}
+
 /// Statistics of `groups` groups of neighbouring channels over a whole picture `x` `[height, width, channels]`,
 /// joined with the norm's `weight` and `bias` `[channels]`.
 ///
@@ -130,43 +216,9 @@ pub fn group_norm(
     weight: &[f32],
     bias: &[f32],
 ) -> Result<ChannelAffine> {
-    let (height, width, channels) = x.dim();
-    assert!(groups > 0 && channels.is_multiple_of(groups), "{channels} channels in {groups} groups");
-    assert!(weight.len() == channels && bias.len() == channels, "length of a group norm's weight");
-    let x = x.as_slice().expect("pictures are contiguous");
-    // blocks are fixed by the shape, so that sums do not depend on the threads
-    let block = (1usize << 16).next_multiple_of(channels.max(1));
-    let mut partial = vec![[0.0f64; 2]; x.len().div_ceil(block) * channels];
-    let items = x.chunks(block).zip(partial.chunks_mut(channels)).collect();
-    cpu.for_each(
-        items,
-        || Ok(()),
-        |(), (x, sums)| {
-            dispatch!(cpu.isa(), t => t.run(|| channel_sums(x, sums)));
-            Ok(())
-        },
-    )?;
-    let per_group = channels / groups;
-    let count = (height * width * per_group) as f64;
-    let mut affine = ChannelAffine { mean: vec![], scale: vec![], bias: bias.to_vec() };
-    for group in 0..groups {
-        let of_group = group * per_group..(group + 1) * per_group;
-        let (mut sum, mut squares) = (0.0, 0.0);
-        for sums in partial.chunks(channels) {
-            for [s, q] in &sums[of_group.clone()] {
-                sum += s;
-                squares += q;
-            }
-        }
-        let mean = sum / count;
-        let variance = (squares / count - mean * mean).max(0.0);
-        let rstd = 1.0 / (variance + f64::from(eps)).sqrt();
-        for channel in of_group {
-            affine.mean.push(mean as f32);
-            affine.scale.push((rstd * f64::from(weight[channel])) as f32);
-        }
-    }
-    Ok(affine)
+    let mut sums = ChannelSums::new(x.dim().2);
+    sums.add(cpu, x)?;
+    Ok(sums.finish(groups, eps, weight, bias))
 }
 
 #[inline(always)]

@@ -123,6 +123,22 @@ impl PictureBuffer {
         ArrayViewMut3::from_shape(self.shape, &mut self.data).expect("length was made for this shape")
     }
 
+    /// Some rows of pixels.
+    pub fn picture_rows(&self, rows: Range<usize>) -> ArrayView3<'_, f32> {
+        self.view().slice_move(s![rows, .., ..])
+    }
+
+    /// Some rows of pixels.
+    pub fn picture_rows_mut(&mut self, rows: Range<usize>) -> ArrayViewMut3<'_, f32> {
+        self.view_mut().slice_move(s![rows, .., ..])
+    }
+
+    /// Copies rows of pixels to those from `to` on.
+    pub(crate) fn copy_rows(&mut self, rows: Range<usize>, to: usize) {
+        let row = self.shape.1 * self.shape.2;
+        self.data.copy_within(rows.start * row..rows.end * row, to * row);
+    }
+
     /// Pixels as rows, `[height * width, channels]`.
     pub fn pixels(&self) -> ArrayView2<'_, f32> {
         let (height, width, channels) = self.shape;

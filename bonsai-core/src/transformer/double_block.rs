@@ -62,6 +62,7 @@ const TXT: StreamNames = StreamNames {
 };
 
 /// Modulations of attention and feed-forward part, for each stream.
+#[derive(Debug)]
 pub(super) struct DoubleModulation {
     pub(super) txt: Vec<Modulation>,
     pub(super) img: Vec<Modulation>,

@@ -1,5 +1,6 @@
 //! The diffusion transformer: latents, prompt and sigma to velocity.
 
+mod conditioning;
 mod config;
 mod double_block;
 mod modulation;
@@ -8,10 +9,10 @@ mod scratch;
 mod single_block;
 mod timestep;
 
-use bonsai_kernels::activation;
 use bonsai_kernels::norm::layer_norm_modulate;
 use ndarray::ArrayView2;
 
+pub use conditioning::Conditioning;
 pub use config::Flux2Config;
 pub use rope::{Position, Rope, image_positions, text_positions};
 pub use scratch::Scratch;
@@ -20,8 +21,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::nn::{Linear, TokenBuffer};
 use crate::weights::Weights;
-use double_block::{DoubleModulation, DoubleStreamBlock};
-use modulation::{Modulation, modulate};
+use double_block::DoubleStreamBlock;
 use single_block::SingleStreamBlock;
 use timestep::TimestepEmbedding;
 
@@ -97,66 +97,72 @@ impl Flux2Transformer {
     /// When an input's shape does not fit, the model embeds a guidance and none is given, the work was cancelled, or
     /// memory lacks.
     pub fn forward(&self, cx: &mut Context<'_>, inputs: Inputs<'_>, s: &mut Scratch) -> Result<TokenBuffer> {
+        // parts are the blocks of the pass
+        let mut inner = Context { cpu: cx.cpu, probe: cx.probe.take(), on_part: None };
+        let conditioning = self.condition(&mut inner, inputs.prompt, &[inputs.timestep], inputs.guidance);
+        cx.probe = inner.probe;
+        let conditioning = conditioning?;
+        let Inputs { latents, text_positions, image_positions, .. } = inputs;
+        self.forward_conditioned(cx, latents, &conditioning, 0, text_positions, image_positions, s)
+    }
+
+    /// [`Flux2Transformer::forward`] at timestep `step` of a [`Conditioning`].
+    ///
+    /// # Errors
+    /// As [`Flux2Transformer::forward`].
+    ///
+    /// # Panics
+    /// When `conditioning` has no such step.
+    #[expect(clippy::too_many_arguments, reason = "the fields of `Inputs`, some of them prepared")]
+    pub fn forward_conditioned(
+        &self,
+        cx: &mut Context<'_>,
+        latents: ArrayView2<'_, f32>,
+        conditioning: &Conditioning,
+        step: usize,
+        text_positions: &[Position],
+        image_positions: &[Position],
+        s: &mut Scratch,
+    ) -> Result<TokenBuffer> {
         let c = &self.config;
-        let (txt, img) = (inputs.prompt.nrows(), inputs.latents.nrows());
-        self.check(&inputs)?;
+        let (txt, img) = (conditioning.prompt.tokens(), latents.nrows());
+        expect("channels of the latents", latents.ncols(), c.in_channels)?;
+        expect("positions of the text tokens", text_positions.len(), txt)?;
+        expect("positions of the image tokens", image_positions.len(), img)?;
         if s.tokens() != txt + img {
             *s = Scratch::new(cx.cpu, c, txt + img)?;
         }
         let cpu = cx.cpu;
         let blocks = self.double_blocks.len() + self.single_blocks.len();
+        let modulations = &conditioning.steps[step];
 
-        let mut temb = self.timestep.forward(cx, inputs.timestep, inputs.guidance)?;
-        activation::silu(cpu, &mut temb);
-        let modulation = |linear| modulate(cpu, linear, &temb);
-        let (of_img, of_txt) = (modulation(&self.modulation_img)?, modulation(&self.modulation_txt)?);
-        let (of_single, of_out) = (modulation(&self.modulation_single)?, modulation(&self.norm_out)?);
-        cx.tap_vector("double_stream_modulation_img", &of_img);
-        cx.tap_vector("double_stream_modulation_txt", &of_txt);
-        cx.tap_vector("single_stream_modulation", &of_single);
-        let hidden = c.hidden_size();
-        let double = DoubleModulation {
-            txt: Modulation::halves(&of_txt, hidden),
-            img: Modulation::halves(&of_img, hidden),
-        };
-        let single = Modulation::halves(&of_single, hidden);
-
-        self.context_embedder.apply(cpu, inputs.prompt, s.x.rows_mut(0..txt))?;
-        self.x_embedder.apply(cpu, inputs.latents, s.x.rows_mut(txt..txt + img))?;
-        cx.tap(format_args!("context_embedder"), s.x.rows(0..txt));
+        s.x.rows_mut(0..txt).assign(&conditioning.prompt.view());
+        self.x_embedder.apply(cpu, latents, s.x.rows_mut(txt..txt + img))?;
         cx.tap(format_args!("x_embedder"), s.x.rows(txt..txt + img));
-        let angles = Rope::new(c, inputs.text_positions.iter().chain(inputs.image_positions));
+        let angles = Rope::new(c, text_positions.iter().chain(image_positions));
         for (i, block) in self.double_blocks.iter().enumerate() {
-            block.forward(cx, c, s, txt, &double, &angles, i)?;
+            block.forward(cx, c, s, txt, &modulations.double, &angles, i)?;
             cx.part_done(i + 1, blocks)?;
         }
         for (i, block) in self.single_blocks.iter().enumerate() {
-            block.forward(cx, c, s, &single[0], &angles, i)?;
+            block.forward(cx, c, s, &modulations.single, &angles, i)?;
             cx.part_done(self.double_blocks.len() + i + 1, blocks)?;
         }
 
-        // diffusers' order: scale, then shift
-        let (scale, shift) = of_out.split_at(hidden);
         let rows = txt..txt + img;
+        let (shift, scale) = (&modulations.shift_out, &modulations.scale_out);
         layer_norm_modulate(cpu, s.x.rows(rows.clone()), c.eps, shift, scale, s.norm.rows_mut(rows.clone()))?;
         cx.tap(format_args!("norm_out"), s.norm.rows(rows.clone()));
         let mut velocity = TokenBuffer::zeros(cpu, img, c.out_channels())?;
         self.proj_out.apply(cpu, s.norm.rows(rows), velocity.view_mut())?;
         Ok(velocity)
     }
+}
 
-    fn check(&self, inputs: &Inputs<'_>) -> Result<()> {
-        let c = &self.config;
-        let expect = |what: &str, found: usize, expected: usize| {
-            if found == expected {
-                Ok(())
-            } else {
-                Err(Error::invalid(format!("{what}: expected {expected}, found {found}")))
-            }
-        };
-        expect("channels of the latents", inputs.latents.ncols(), c.in_channels)?;
-        expect("width of the prompt embeddings", inputs.prompt.ncols(), c.joint_attention_dim)?;
-        expect("positions of the text tokens", inputs.text_positions.len(), inputs.prompt.nrows())?;
-        expect("positions of the image tokens", inputs.image_positions.len(), inputs.latents.nrows())
+fn expect(what: &str, found: usize, expected: usize) -> Result<()> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!("{what}: expected {expected}, found {found}")))
     }
 }

@@ -1,8 +1,3 @@
-use bonsai_kernels::Cpu;
-
-use crate::error::Result;
-use crate::nn::Linear;
-
 /// Shift, scale and gate of one half of a block: `y = (1 + scale) LN(x) + shift`, `x += gate * f(y)`.
 #[derive(Debug, Clone)]
 pub(super) struct Modulation {
@@ -12,20 +7,14 @@ pub(super) struct Modulation {
 }
 
 impl Modulation {
-    /// Chunks of `linear(silu(temb))`, in the order shift, scale, gate for each half.
-    pub(super) fn halves(values: &[f32], hidden_size: usize) -> Vec<Self> {
-        values
-            .chunks_exact(3 * hidden_size)
-            .map(|half| Self {
-                shift: half[..hidden_size].to_vec(),
-                scale: half[hidden_size..2 * hidden_size].to_vec(),
-                gate: half[2 * hidden_size..].to_vec(),
-            })
-            .collect()
+    /// From `[3 * hidden_size]` values of `linear(silu(temb))`, in the order shift, scale, gate.
+    pub(super) fn of(values: &[f32], hidden_size: usize) -> Self {
+        let part = |i: usize| values[i * hidden_size..(i + 1) * hidden_size].to_vec();
+        Self { shift: part(0), scale: part(1), gate: part(2) }
     }
-}
 
-/// The modulation of one stream of all double blocks, or of all single blocks.
-pub(super) fn modulate(cpu: &Cpu, linear: &Linear, silu_temb: &[f32]) -> Result<Vec<f32>> {
-    linear.apply_row(cpu, silu_temb)
+    /// The modulations of both halves of a double block, one behind the other.
+    pub(super) fn halves(values: &[f32], hidden_size: usize) -> Vec<Self> {
+        values.chunks_exact(3 * hidden_size).map(|half| Self::of(half, hidden_size)).collect()
+    }
 }

@@ -1,27 +1,27 @@
-use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
+use bonsai_kernels::conv2d::Sampling;
 
 use super::attn_block::MidBlock;
 use super::resnet_block::ResnetBlock;
 use super::{GroupNorm, VaeConfig, convolve, plain_conv};
 use crate::context::Context;
 use crate::error::Result;
-use crate::nn::PictureBuffer;
+use crate::nn::{Conv, PictureBuffer};
 use crate::weights::Weights;
 
 #[derive(Debug)]
 pub(super) struct Decoder {
-    conv_in: ConvWeights,
+    conv_in: Conv,
     mid: MidBlock,
     /// Deepest first.
     levels: Vec<Level>,
     norm_out: GroupNorm,
-    conv_out: ConvWeights,
+    conv_out: Conv,
 }
 
 #[derive(Debug)]
 struct Level {
     resnets: Vec<ResnetBlock>,
-    upsample: Option<ConvWeights>,
+    upsample: Option<Conv>,
 }
 
 impl Decoder {
@@ -38,19 +38,25 @@ impl Decoder {
                 width = out;
             }
             let last = i + 1 == channels.len();
-            let upsample = (!last).then(|| w.conv("upsamplers.0.conv", out, out, 3)).transpose()?;
+            let upsample = (!last).then(|| Conv::load(&w, "upsamplers.0.conv", out, out, 3)).transpose()?;
             levels.push(Level { resnets, upsample });
         }
         Ok(Self {
-            conv_in: w.conv("conv_in", deepest, c.latent_channels, 3)?,
+            conv_in: Conv::load(w, "conv_in", deepest, c.latent_channels, 3)?,
             mid: MidBlock::load(&w.at("mid_block"), c, deepest)?,
             levels,
             norm_out: GroupNorm::load(w, "conv_norm_out", finest, c)?,
-            conv_out: w.conv("conv_out", c.out_channels, finest, 3)?,
+            conv_out: Conv::load(w, "conv_out", c.out_channels, finest, 3)?,
         })
     }
 
-    pub(super) fn forward(&self, cx: &mut Context<'_>, latent: PictureBuffer) -> Result<PictureBuffer> {
+    /// The finest `strips` upsamplings are made in strips.
+    pub(super) fn forward(
+        &self,
+        cx: &mut Context<'_>,
+        latent: PictureBuffer,
+        strips: usize,
+    ) -> Result<PictureBuffer> {
         let parts = 2 + self.levels.iter().map(|l| l.resnets.len()).sum::<usize>();
         let x = plain_conv(cx, &self.conv_in, &latent)?;
         drop(latent);
@@ -58,24 +64,31 @@ impl Decoder {
         let mut x = self.mid.forward(cx, x, "decoder.mid_block")?;
         let mut done = 1;
         cx.part_done(done, parts)?;
+        // the convolution between the level before and this one, where it is still to be done
+        let mut pending: Option<&Conv> = None;
         for (i, level) in self.levels.iter().enumerate() {
             for (j, resnet) in level.resnets.iter().enumerate() {
-                x = resnet.forward(cx, x)?;
+                x = match pending.take() {
+                    Some(upsample) => resnet.forward_upsampled(cx, x, upsample)?,
+                    None => resnet.forward(cx, x)?,
+                };
                 cx.tap_picture(format_args!("decoder.up_blocks.{i}.resnets.{j}"), x.view());
                 done += 1;
                 cx.part_done(done, parts)?;
             }
-            if let Some(weights) = &level.upsample {
-                let sampling = Sampling::UpsampleNearest;
-                x = convolve(cx, Conv2d { weights, sampling, norm_silu: None, add: false }, &x)?;
+            if let Some(upsample) = &level.upsample {
+                // who looks inside wants to see it
+                if i + 1 + strips >= self.levels.len() && cx.probe.is_none() {
+                    pending = Some(upsample);
+                    continue;
+                }
+                x = convolve(cx, upsample, Sampling::UpsampleNearest, None, &x)?;
                 cx.tap_picture(format_args!("decoder.up_blocks.{i}.upsamplers.0"), x.view());
             }
             cx.tap_picture(format_args!("decoder.up_blocks.{i}"), x.view());
         }
         let norm = self.norm_out.of(cx, &x)?;
-        let conv_out =
-            Conv2d { weights: &self.conv_out, sampling: Sampling::Same, norm_silu: Some(&norm), add: false };
-        let picture = convolve(cx, conv_out, &x)?;
+        let picture = convolve(cx, &self.conv_out, Sampling::Same, Some(&norm), &x)?;
         cx.tap_picture(format_args!("decoder.conv_out"), picture.view());
         cx.part_done(parts, parts)?;
         Ok(picture)

@@ -1,28 +1,28 @@
 use bonsai_kernels::activation::silu;
-use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
+use bonsai_kernels::conv2d::Sampling;
 
 use super::attn_block::MidBlock;
 use super::resnet_block::ResnetBlock;
 use super::{GroupNorm, VaeConfig, convolve, plain_conv};
 use crate::context::Context;
 use crate::error::Result;
-use crate::nn::PictureBuffer;
+use crate::nn::{Conv, PictureBuffer};
 use crate::weights::Weights;
 
 #[derive(Debug)]
 pub(super) struct Encoder {
-    conv_in: ConvWeights,
+    conv_in: Conv,
     /// Finest first.
     levels: Vec<Level>,
     mid: MidBlock,
     norm_out: GroupNorm,
-    conv_out: ConvWeights,
+    conv_out: Conv,
 }
 
 #[derive(Debug)]
 struct Level {
     resnets: Vec<ResnetBlock>,
-    downsample: Option<ConvWeights>,
+    downsample: Option<Conv>,
 }
 
 impl Encoder {
@@ -39,15 +39,16 @@ impl Encoder {
                 width = out;
             }
             let last = i + 1 == channels.len();
-            let downsample = (!last).then(|| w.conv("downsamplers.0.conv", out, out, 3)).transpose()?;
+            let downsample =
+                (!last).then(|| Conv::load(&w, "downsamplers.0.conv", out, out, 3)).transpose()?;
             levels.push(Level { resnets, downsample });
         }
         Ok(Self {
-            conv_in: w.conv("conv_in", channels[0], c.in_channels, 3)?,
+            conv_in: Conv::load(w, "conv_in", channels[0], c.in_channels, 3)?,
             levels,
             mid: MidBlock::load(&w.at("mid_block"), c, deepest)?,
             norm_out: GroupNorm::load(w, "conv_norm_out", deepest, c)?,
-            conv_out: w.conv("conv_out", 2 * c.latent_channels, deepest, 3)?,
+            conv_out: Conv::load(w, "conv_out", 2 * c.latent_channels, deepest, 3)?,
         })
     }
 
@@ -64,9 +65,8 @@ impl Encoder {
                 done += 1;
                 cx.part_done(done, parts)?;
             }
-            if let Some(weights) = &level.downsample {
-                let sampling = Sampling::Downsample;
-                x = convolve(cx, Conv2d { weights, sampling, norm_silu: None, add: false }, &x)?;
+            if let Some(downsample) = &level.downsample {
+                x = convolve(cx, downsample, Sampling::Downsample, None, &x)?;
                 cx.tap_picture(format_args!("encoder.down_blocks.{i}.downsamplers.0"), x.view());
             }
             cx.tap_picture(format_args!("encoder.down_blocks.{i}"), x.view());

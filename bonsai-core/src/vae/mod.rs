@@ -6,10 +6,11 @@ mod decoder;
 mod encoder;
 mod latent_norm;
 mod resnet_block;
+mod strips;
 mod tiling;
 
-use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
-use bonsai_kernels::norm::{ChannelAffine, group_norm};
+use bonsai_kernels::conv2d::{Conv2d, Sampling};
+use bonsai_kernels::norm::{ChannelAffine, ChannelSums, group_norm};
 use ndarray::{ArrayView3, s};
 
 pub use config::VaeConfig;
@@ -18,7 +19,7 @@ pub use tiling::Tiling;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::nn::PictureBuffer;
+use crate::nn::{Conv, PictureBuffer};
 use crate::weights::Weights;
 use decoder::Decoder;
 use encoder::Encoder;
@@ -29,8 +30,8 @@ const NORM_EPS: f32 = 1e-6;
 #[derive(Debug)]
 pub struct Vae {
     config: VaeConfig,
-    quant_conv: Option<ConvWeights>,
-    post_quant_conv: Option<ConvWeights>,
+    quant_conv: Option<Conv>,
+    post_quant_conv: Option<Conv>,
     encoder: Option<Encoder>,
     decoder: Decoder,
     latent_norm: LatentNorm,
@@ -49,12 +50,13 @@ impl Vae {
         let encoder =
             if w.has("encoder.conv_in.weight") { Some(Encoder::load(&w.at("encoder"), c)?) } else { None };
         let wants_quant = c.use_quant_conv && encoder.is_some();
-        let quant_conv = wants_quant.then(|| w.conv("quant_conv", 2 * latent, 2 * latent, 1)).transpose()?;
+        let quant_conv =
+            wants_quant.then(|| Conv::load(w, "quant_conv", 2 * latent, 2 * latent, 1)).transpose()?;
         if !wants_quant {
             w.skip("quant_conv.");
         }
         let post_quant_conv =
-            c.use_post_quant_conv.then(|| w.conv("post_quant_conv", latent, latent, 1)).transpose()?;
+            c.use_post_quant_conv.then(|| Conv::load(w, "post_quant_conv", latent, latent, 1)).transpose()?;
         let latent_norm = LatentNorm::load(&w.at("bn"), c)?;
         w.finish()?;
         Ok(Self { quant_conv, post_quant_conv, encoder, decoder, latent_norm, config })
@@ -85,6 +87,20 @@ impl Vae {
     /// # Errors
     /// When the latent has other channels, the work was cancelled, or memory lacks.
     pub fn decode(&self, cx: &mut Context<'_>, latent: ArrayView3<'_, f32>) -> Result<PictureBuffer> {
+        self.decode_in_strips(cx, latent, 0)
+    }
+
+    /// [`Vae::decode`] whose finest `strips` upsamplings are never held whole but made twice in strips of rows: once
+    /// for the statistics of the norm behind, once to be used up. The same numbers in less memory and more time.
+    ///
+    /// # Errors
+    /// As [`Vae::decode`].
+    pub fn decode_in_strips(
+        &self,
+        cx: &mut Context<'_>,
+        latent: ArrayView3<'_, f32>,
+        strips: usize,
+    ) -> Result<PictureBuffer> {
         if latent.dim().2 != self.config.latent_channels {
             let expected = self.config.latent_channels;
             return Err(Error::invalid(format!(
@@ -98,7 +114,7 @@ impl Vae {
             None => latent,
         };
         cx.tap_picture(format_args!("post_quant_conv"), x.view());
-        self.decoder.forward(cx, x)
+        self.decoder.forward(cx, x, strips)
     }
 
     /// Mean of the posterior `[h, w, latent_channels]` of a picture `[8 h, 8 w, 3]` of about -1 to 1.
@@ -201,17 +217,28 @@ impl GroupNorm {
     fn of(&self, cx: &Context<'_>, x: &PictureBuffer) -> Result<ChannelAffine> {
         Ok(group_norm(cx.cpu, x.view(), self.groups, NORM_EPS, &self.weight, &self.bias)?)
     }
+
+    fn finish(&self, sums: &ChannelSums) -> ChannelAffine {
+        sums.finish(self.groups, NORM_EPS, &self.weight, &self.bias)
+    }
 }
 
-/// `conv(x)` into a new buffer.
-fn convolve(cx: &Context<'_>, conv: Conv2d<'_>, x: &PictureBuffer) -> Result<PictureBuffer> {
+/// `conv(x)` into a new buffer, `x` through norm and SiLU first where there is a norm.
+fn convolve(
+    cx: &Context<'_>,
+    conv: &Conv,
+    sampling: Sampling,
+    norm_silu: Option<&ChannelAffine>,
+    x: &PictureBuffer,
+) -> Result<PictureBuffer> {
+    let weights = conv.prepare()?;
     let (height, width, _) = x.dim();
-    let (height, width) = conv.sampling.output_size(height, width);
-    let mut out = PictureBuffer::zeros(cx.cpu, (height, width, conv.weights.out_channels()))?;
-    conv.run(cx.cpu, x.view(), out.view_mut())?;
+    let (height, width) = sampling.output_size(height, width);
+    let mut out = PictureBuffer::zeros(cx.cpu, (height, width, conv.out_channels()))?;
+    Conv2d { weights: &weights, sampling, norm_silu, add: false }.run(cx.cpu, x.view(), out.view_mut())?;
     Ok(out)
 }
 
-fn plain_conv(cx: &Context<'_>, weights: &ConvWeights, x: &PictureBuffer) -> Result<PictureBuffer> {
-    convolve(cx, Conv2d { weights, sampling: Sampling::Same, norm_silu: None, add: false }, x)
+fn plain_conv(cx: &Context<'_>, conv: &Conv, x: &PictureBuffer) -> Result<PictureBuffer> {
+    convolve(cx, conv, Sampling::Same, None, x)
 }

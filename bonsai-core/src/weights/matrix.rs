@@ -2,7 +2,6 @@
 
 use std::sync::PoisonError;
 
-use bonsai_kernels::conv2d::ConvWeights;
 use bonsai_kernels::weights::{DenseWeights, Scales, Weights as Matrix};
 
 use super::blocks::from_blocks;
@@ -10,6 +9,7 @@ use super::dtype::Dtype;
 use super::quantized::{self, CodeShape, ROUNDED};
 use super::{Weights, expect_shape, gguf, not_finite};
 use crate::error::{Error, ErrorKind, Result};
+use crate::nn::Conv;
 
 impl Weights {
     /// The matrix `[rows, cols]` of a linear or an embedding, however it is stored. `name` is that of the layer,
@@ -34,6 +34,7 @@ impl Weights {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(self.name(name), matrix.kind());
+        self.release();
         Ok(matrix)
     }
 
@@ -92,13 +93,7 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::matrix`].
-    pub fn conv(
-        &self,
-        name: &str,
-        out_channels: usize,
-        in_channels: usize,
-        kernel: usize,
-    ) -> Result<ConvWeights> {
+    pub fn conv(&self, name: &str, out_channels: usize, in_channels: usize, kernel: usize) -> Result<Conv> {
         let bias = self.values(&format!("{name}.bias"), &[out_channels])?;
         self.conv_with(name, out_channels, in_channels, kernel, bias)
     }
@@ -113,7 +108,7 @@ impl Weights {
         out_channels: usize,
         in_channels: usize,
         kernel: usize,
-    ) -> Result<ConvWeights> {
+    ) -> Result<Conv> {
         self.conv_with(name, out_channels, in_channels, kernel, vec![0.0; out_channels])
     }
 
@@ -124,7 +119,7 @@ impl Weights {
         in_channels: usize,
         kernel: usize,
         bias: Vec<f32>,
-    ) -> Result<ConvWeights> {
+    ) -> Result<Conv> {
         let shape = [out_channels, in_channels, kernel, kernel];
         let (bytes, float_type, what) = self.floats(&format!("{name}.weight"), &shape)?;
         let dense = DenseWeights::new(out_channels, in_channels * kernel * kernel, float_type, bytes.clone());
@@ -132,7 +127,7 @@ impl Weights {
         if !Matrix::Dense(dense).is_finite() {
             return Err(not_finite(&what));
         }
-        ConvWeights::new(out_channels, in_channels, kernel, float_type, bytes.as_slice(), bias)
-            .map_err(|e| Error::mismatch(what).with_source(e))
+        self.release();
+        Ok(Conv { values: bytes, float_type, bias, in_channels, kernel })
     }
 }

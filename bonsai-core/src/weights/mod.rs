@@ -171,6 +171,11 @@ impl Weights {
         self.catalog.files.iter().map(|f| Arc::clone(&f.map)).collect()
     }
 
+    /// Lets pages go that were touched for checking: they come back when their stage comes.
+    fn release(&self) {
+        self.catalog.files.iter().for_each(|f| f.map.release());
+    }
+
     /// Kind of each matrix that was asked for so far, by name.
     pub fn kinds(&self) -> BTreeMap<String, &'static str> {
         self.catalog.kinds.lock().unwrap_or_else(PoisonError::into_inner).clone()
