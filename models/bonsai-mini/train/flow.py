@@ -1,0 +1,210 @@
+"""Trains the text encoder and the transformer on the encoded pictures.
+
+    python flow.py half    --steps N --decay M            RUN/half.pt: rectified flow, all weights in full precision
+    python flow.py binary  --steps N --decay M --from half    RUN/binary.pt: the same with 1-bit block linears
+    python flow.py ternary --steps N --decay M --from half    RUN/ternary.pt
+    ... --distil --from X --to Y --teacher half               step and guidance distillation onto the four sampler sigmas
+
+Each run resumes from its own checkpoint. The distillation is that of Salimans and Ho, "Progressive distillation" (2022), in the
+form with a guided teacher of Meng et al., "On distillation of guided diffusion models" (2023): the student learns the mean
+velocity of the guided teacher's finer Euler path across each of its four segments.
+"""
+
+import argparse
+import copy
+import random
+import time
+
+import torch
+
+import captions
+import data
+import model
+import tokenizer
+from optimizer import Muon
+from parallel import average_gradients, launch, schedule
+from settings import RUN, SCENE_SEED
+
+EMPTY, NONSENSE = 0.08, 0.03
+HELD_BACK = 256  # pictures of the first size, kept for the validation loss
+GUIDANCE = 1.8
+SUBSTEPS = (2, 2, 3, 6)  # teacher steps per student segment
+
+
+class Pictures:
+    """Latents by size with their scenes; 128 x 128 more often than the oblong sizes."""
+
+    def __init__(self, spec):
+        self.parts = []
+        for item in spec.split(","):
+            name, weight = item.split(":")
+            size = tuple(map(int, name.split("x")))
+            z = torch.load(RUN / "latents" / f"{name}.pt", mmap=True)
+            scenes = [data.scene(SCENE_SEED[size] + i) for i in range(len(z))]
+            self.parts.append((size, float(weight), z, scenes))
+
+    def batch(self, shared, rng, count):
+        """(latents, captions, (h, w)). `shared` draws the size, alike in both processes, so that neither waits for a larger one."""
+        k = shared.choices(range(len(self.parts)), [p[1] for p in self.parts])[0]
+        size, _, z, scenes = self.parts[k]
+        last = len(z) - (HELD_BACK if k == 0 else 0)
+        at = [rng.randrange(last) for _ in range(count)]
+        words = ["" if rng.random() < EMPTY else captions.caption(rng, scenes[i], nonsense=NONSENSE)[0] for i in at]
+        return z[at].float(), words, (size[1] // 16, size[0] // 16)
+
+    def validation(self):
+        size, _, z, scenes = self.parts[0]
+        rng = random.Random(5)
+        words = [captions.caption(rng, s, full=True)[0] for s in scenes[-HELD_BACK:]]
+        return z[-HELD_BACK:].float(), words, (size[1] // 16, size[0] // 16)
+
+
+@torch.no_grad()
+def validation_loss(net, text, tok, pictures):
+    """Velocity MSE with t uniform: over all, and over the low, middle and high third of noise."""
+    z, words, (h, w) = pictures.validation()
+    g, total = torch.Generator().manual_seed(5), []
+    for i in range(0, 128, 64):
+        x0 = z[i : i + 64]
+        noise, t = torch.randn(x0.shape, generator=g), (torch.arange(64) + 0.5) / 64
+        c = text(*tokenizer.encode(tok, words[i : i + 64]))
+        v = model.velocity(net, torch.lerp(x0, noise, t[:, None, None]), t, c, model.positions(h, w))
+        total.append(((v - (noise - x0)) ** 2).mean((1, 2)))
+    e = torch.stack(total).mean(0)
+    return [round(q.mean().item(), 4) for q in (e, e[:21], e[21:43], e[43:])]
+
+
+def load(name, vocabulary):
+    """(transformer, text encoder) of a checkpoint's averaged weights, quantisation-aware as it was trained."""
+    state = torch.load(RUN / f"{name}.pt")
+    net, text = model.build(vocabulary)
+    net.load_state_dict(state["net"])
+    text.load_state_dict(state["text"])
+    return model.quantize_aware(net, state["kind"]).eval(), model.quantize_aware_text(text, state["kind"]).eval()
+
+
+def guided(net, x, t, context, ids):
+    """Velocity with classifier-free guidance; `context` holds the conditional rows, then the unconditional ones."""
+    c, u = model.velocity(net, torch.cat([x, x]), torch.cat([t, t]), context, ids).chunk(2)
+    return u + GUIDANCE * (c - u)
+
+
+def optimizers(net, text, args):
+    """Muon for the block linears and the text encoder's layers, AdamW for the rest; each group remembers its peak learning rate."""
+    inner = [m.weight for _, m in model.block_linears(net)]
+    inner += [p for n, p in text.named_parameters() if "layers" in n and p.ndim == 2]
+    inner = [p for p in inner if p.requires_grad] if args.muon else []
+    ids = {id(p) for p in inner}
+    rest = [p for m in (net, text) for p in m.parameters() if p.requires_grad and id(p) not in ids]
+    opts = [torch.optim.AdamW([{"params": rest, "peak": args.lr}], lr=args.lr, betas=(0.9, 0.97), weight_decay=0.01)]
+    if inner:
+        opts.append(Muon([{"params": inner, "peak": args.muon}], lr=args.muon, weight_decay=0.01))
+    return opts
+
+
+def _train(rank, args):
+    tok = tokenizer.load()
+    pictures = Pictures(args.sizes)
+    name = args.to or args.kind
+    out = RUN / f"{name}.pt"
+    net, text = model.build(tok.get_vocab_size())
+    source = out if out.exists() else RUN / f"{args.start}.pt" if args.start else None
+    state = torch.load(source) if source else None
+    first = state["step"] if source == out else 0
+    if state:
+        raw = source == out
+        net.load_state_dict(state["raw_net" if raw else "net"])
+        text.load_state_dict(state["raw_text" if raw else "text"])
+    model.quantize_aware(net, args.kind)
+    model.quantize_aware_text(text, args.kind)
+    if args.distil:
+        text.requires_grad_(False)
+        teacher, teacher_text = load(args.teacher, tok.get_vocab_size())
+        empty = tokenizer.encode(tok, [""])
+    params = [p for m in (net, text) for p in m.parameters() if p.requires_grad]
+    opts = optimizers(net, text, args)
+    mean_net, mean_text = copy.deepcopy(net), copy.deepcopy(text)
+    if source == out:
+        for o, saved in zip(opts, state["opt"]):
+            o.load_state_dict(saved)
+        mean_net.load_state_dict(state["net"])
+        mean_text.load_state_dict(state["text"])
+    means = [p.requires_grad_(False) for m in (mean_net, mean_text) for p in m.parameters()]
+    live = [p for m in (net, text) for p in m.parameters()]
+    del state
+    if rank == 0:
+        sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (net, text)]
+        binary = sum(m.weight.numel() for _, m in model.block_linears(net)) / 1e6
+        print(f"{name}: transformer {sizes[0]:.2f} M ({binary:.2f} M in block linears), text encoder {sizes[1]:.2f} M, from step {first}", flush=True)
+
+    def save(step):
+        if rank:
+            return
+        part = out.with_suffix(".part")
+        torch.save({"kind": args.kind, "step": step, "net": mean_net.state_dict(), "text": mean_text.state_dict(),
+                    "raw_net": net.state_dict(), "raw_text": text.state_dict(), "opt": [o.state_dict() for o in opts]}, part)
+        part.rename(out)
+        print(f"  step {step} validation, all/low/middle/high noise: {validation_loss(mean_net, mean_text, tok, pictures)}", flush=True)
+
+    began, running = time.time(), None
+    for step in range(first, args.steps):
+        for o in opts:
+            for group in o.param_groups:
+                group["lr"] = schedule(step, args.steps, args.decay, args.warmup, group["peak"])
+        rng = random.Random(f"{name} {step} {rank}")
+        g = torch.Generator().manual_seed(step * 2 + rank + 10_000_000 * len(name))
+        x0, words, (h, w) = pictures.batch(random.Random(step), rng, args.batch)
+        ids = model.positions(h, w)
+        noise = torch.randn(x0.shape, generator=g)
+        tokens = tokenizer.encode(tok, words)
+        if args.distil:
+            s = torch.tensor(model.sigmas(h * w), dtype=torch.float32)
+            k = step % 4
+            a, b = s[k].expand(args.batch), s[k + 1].expand(args.batch)
+            x = torch.lerp(x0, noise, a[:, None, None])
+            with torch.no_grad():
+                both = torch.cat([teacher_text(*tokens), teacher_text(*empty).expand(args.batch, -1, -1)])
+                y, n = x, SUBSTEPS[k]
+                for j in range(n):
+                    y = y + ((b - a) / n)[:, None, None] * guided(teacher, y, a + (b - a) * j / n, both, ids)
+            t, target = a, (y - x) / (b - a)[:, None, None]
+        else:
+            t = torch.sigmoid(0.6 + 1.2 * torch.randn(args.batch, generator=g))
+            x, target = torch.lerp(x0, noise, t[:, None, None]), noise - x0
+        loss = ((model.velocity(net, x, t, text(*tokens), ids) - target) ** 2).mean()
+        for o in opts:
+            o.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(params)
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        for o in opts:
+            o.step()
+        done = step + 1
+        if rank == 0:
+            torch._foreach_lerp_(means, [p.detach() for p in live], 1 - min(args.average, (1 + step) / (10 + step)))
+        running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
+        if rank == 0 and (done % 25 == 0 or done == 10):
+            print(f"step {done} loss {running:.4f} {torch.distributed.get_world_size() * args.batch * (done - first) / (time.time() - began):.1f} pictures/s", flush=True)
+        if done % args.every == 0 or done == args.steps:
+            save(done)
+
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser()
+    p.add_argument("kind", choices=["half", "binary", "ternary"])
+    p.add_argument("--steps", type=int, required=True)
+    p.add_argument("--decay", type=int, required=True)
+    p.add_argument("--warmup", type=int, default=60)
+    p.add_argument("--lr", type=float, default=1e-3)
+    p.add_argument("--muon", type=float, default=0.01, help="learning rate of Muon; 0 for AdamW everywhere")
+    p.add_argument("--batch", type=int, default=16, help="per process")
+    p.add_argument("--every", type=int, default=200)
+    p.add_argument("--average", type=float, default=0.995, help="decay of the running mean of the weights")
+    p.add_argument("--sizes", default="128x128:0.8,160x112:0.1,112x160:0.1")
+    p.add_argument("--from", dest="start", help="checkpoint whose averaged weights to start from")
+    p.add_argument("--to", help="name of the checkpoint, if not the kind")
+    p.add_argument("--distil", action="store_true")
+    p.add_argument("--teacher", default="half")
+    p.add_argument("--port", type=int, default=29571)
+    a = p.parse_args()
+    launch(_train, (a,), port=a.port)

@@ -1,0 +1,60 @@
+"""Encodes the training pictures: RUN/latents/WxH.pt (bf16 [N, tokens, 128]) and the batch-norm statistics, which go into RUN/vae.pt."""
+
+import sys
+import time
+
+import numpy as np
+import torch
+
+import data
+import vae as autoencoder
+from parallel import launch
+from settings import RUN
+
+FIRST = (128, 128)
+
+
+def _encode(rank, size, count):
+    v = autoencoder.load().to(memory_format=torch.channels_last)
+    a = np.load(data.path(size), mmap_mode="r")
+    world = torch.distributed.get_world_size()
+    count = min(count or len(a), len(a)) // world
+    t, out = time.time(), []
+    for i in range(rank * count, (rank + 1) * count, 32):
+        out.append(autoencoder.encode(v, autoencoder.to_tensor(a[i : min(i + 32, (rank + 1) * count)])))
+    part = RUN / "latents" / f"part{rank}.pt"
+    torch.save(torch.cat(out), part)
+    torch.distributed.barrier()
+    if rank:
+        return
+    z = torch.cat([torch.load(RUN / "latents" / f"part{r}.pt") for r in range(world)])
+    if size == FIRST:  # encoded with the identity in place: these are the statistics
+        m, s = z.mean((0, 1)), z.var((0, 1))
+        state = torch.load(RUN / "vae.pt")
+        state["vae"]["bn.running_mean"], state["vae"]["bn.running_var"] = m, s
+        torch.save(state, RUN / "vae.pt.part")
+        (RUN / "vae.pt.part").rename(RUN / "vae.pt")
+        z = (z - m) / (s + v.config.batch_norm_eps).sqrt()
+        q = s.sqrt()
+        print(f"deviation of the latents' channels: least {q.min():.2f}, median {q.median():.2f}, greatest {q.max():.2f}")
+    torch.save(z.to(torch.bfloat16), RUN / "latents" / f"{size[0]}x{size[1]}.pt")
+    print(f"{size[0]}x{size[1]}: {len(z)} in {time.time() - t:.0f} s", flush=True)
+
+
+def _all(rank, sizes):
+    for name, count in (spec.split(":") if ":" in spec else (spec, 0) for spec in sizes):
+        size = tuple(map(int, name.split("x")))
+        if size == FIRST and rank == 0:
+            state = torch.load(RUN / "vae.pt")
+            eps = autoencoder.build().config.batch_norm_eps
+            state["vae"]["bn.running_mean"] = torch.zeros(128)
+            state["vae"]["bn.running_var"] = torch.ones(128) - eps
+            torch.save(state, RUN / "vae.pt")
+        torch.distributed.barrier()
+        _encode(rank, size, int(count))
+        torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    (RUN / "latents").mkdir(exist_ok=True)
+    launch(_all, (sys.argv[1:],))
