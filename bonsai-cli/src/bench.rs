@@ -15,6 +15,7 @@ use crate::engine::{EngineArgs, KernelArgs, Loaded};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
+use crate::resident;
 use crate::size::SizeArgs;
 use crate::{chosen, model, print};
 use kernels::KernelBenchArgs;
@@ -113,7 +114,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         vae_decode_s: timings.vae_decode.as_secs_f64(),
         total_s: total.as_secs_f64(),
         linear_gmacs: (!linears.is_zero()).then(|| meter.macs() as f64 / linears.as_secs_f64() / 1e9),
-        peak_rss_bytes: peak_resident_bytes(),
+        peak_rss_bytes: resident::peak_bytes(),
     };
     if args.json { print::json(&figures) } else { print::stdout(&table(&figures)) }
 }
@@ -137,15 +138,4 @@ fn table(f: &Figures) -> String {
         format!("peak memory     {}", f.peak_rss_bytes.map_or("unknown".to_owned(), print::bytes)),
     ]
     .join("\n")
-}
-
-/// The most memory that this process had resident, where the system tells.
-fn peak_resident_bytes() -> Option<u64> {
-    if !cfg!(target_os = "linux") {
-        return None;
-    }
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

@@ -20,6 +20,9 @@ pub struct EngineArgs {
     /// Threads [default: all]; the picture does not depend on them
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true)]
     pub threads: Option<u16>,
+    /// The most memory to use, for example 1G: the plan keeps it, or says what would do
+    #[arg(long, value_name = "BYTES", value_parser = crate::bytes::parse)]
+    pub max_memory: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +60,7 @@ impl EngineArgs {
         let options = PipelineOptions {
             threads: self.threads.map(usize::from),
             isa: Some(isa),
+            max_memory: self.max_memory,
             meter,
             ..PipelineOptions::default()
         };

@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bytes;
 mod chosen;
 mod engine;
+mod estimate;
 mod failure;
 mod generate;
 mod info;
@@ -14,6 +16,7 @@ mod output;
 mod print;
 mod progress;
 mod prompt;
+mod resident;
 mod seed;
 mod size;
 mod synth;
@@ -56,6 +59,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Measure the speed and the memory of a model
     Bench(bench::BenchArgs),
+    /// Tell the memory and the work that a picture will take, before anything is loaded
+    Estimate(estimate::EstimateArgs),
     /// Write a model of random weights: real shapes and formats, no real pictures
     Synth(synthesize::SynthArgs),
 }
@@ -70,6 +75,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Estimate(args) => estimate::run(args),
         Command::Synth(args) => synthesize::run(args),
     };
     match done {

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::config::read_json;
 use crate::error::{Error, Result};
+use crate::estimate::{ModelSizes, Parts};
 use crate::model_dir::ModelDir;
 use crate::options::PipelineOptions;
 use crate::preview::LatentRgb;
@@ -14,9 +15,9 @@ use crate::transformer::{Flux2Config, Flux2Transformer};
 use crate::vae::{Vae, VaeConfig};
 use crate::weights::{Component, MappedFile, Weights};
 
-const DEFAULT_MAX_SEQUENCE_LENGTH: usize = 512;
-const DEFAULT_SIZE: (usize, usize) = (512, 512);
-const DEFAULT_STEPS: usize = 4;
+pub(crate) const DEFAULT_MAX_SEQUENCE_LENGTH: usize = 512;
+pub(crate) const DEFAULT_SIZE: (usize, usize) = (512, 512);
+pub(crate) const DEFAULT_STEPS: usize = 4;
 
 /// What a model does when a request does not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub(crate) struct Model {
     pub(crate) vae: Vae,
     /// Stored beside the VAE, or else fitted when the first preview is asked for.
     pub(crate) latent_rgb: OnceLock<LatentRgb>,
+    /// What estimates are made from.
+    pub(crate) sizes: ModelSizes,
     /// Mapped files of text encoder, transformer and VAE.
     pub(crate) pages: [Pages; 3],
 }
@@ -77,15 +80,14 @@ impl Model {
         };
         let transformer = Flux2Transformer::load(&weights, config).map_err(|e| e.context("transformer"))?;
         trace_component("transformer", &weights);
-        let transformer_pages = Pages(weights.maps());
+        let (transformer_pages, transformer_weights) = (Pages(weights.maps()), weights);
 
         let files = dir.component("text_encoder")?;
         let config: Qwen3Config = read_json(source, &files.dir.join("config.json"))?;
         config.validate().map_err(|e| e.context(files.dir.join("config.json").display()))?;
         let stated = options.text_encoder_out_layers.is_none() && side.text_encoder_out_layers.is_some();
         let taps = options.text_encoder_out_layers.clone().or(side.text_encoder_out_layers);
-        let taps =
-            taps.unwrap_or_else(|| (1..=3).map(|quarter| config.num_hidden_layers * quarter / 4).collect());
+        let taps = taps.unwrap_or_else(|| default_taps(&config));
         check_taps(&taps, &config, transformer.config()).map_err(in_side_file(stated))?;
         let stated = options.max_sequence_length.is_none() && side.max_sequence_length.is_some();
         let max_sequence_length = options.max_sequence_length.or(side.max_sequence_length);
@@ -95,7 +97,7 @@ impl Model {
         let last = taps.last().copied().unwrap_or(0);
         let text_encoder = Qwen3::load(&weights, config, last).map_err(|e| e.context("text encoder"))?;
         trace_component("text encoder", &weights);
-        let text_encoder_pages = Pages(weights.maps());
+        let (text_encoder_pages, text_encoder_weights) = (Pages(weights.maps()), weights);
 
         let files = dir.component("vae")?;
         let config: VaeConfig = read_json(source, &files.dir.join("config.json"))?;
@@ -132,6 +134,15 @@ impl Model {
             token_grid(size.0, size.1).map_err(|e| e.context("default_size")).map_err(in_side_file(true))?;
         let steps = side.steps.unwrap_or(DEFAULT_STEPS);
         Schedule::EmpiricalMu.sigmas(steps, grid.0 * grid.1).map_err(in_side_file(true))?;
+        let sizes = ModelSizes::of(&Parts {
+            transformer: (&transformer_weights, transformer.config()),
+            text_encoder: (&text_encoder_weights, text_encoder.config()),
+            vae: (&weights, vae.config()),
+            taps: &taps,
+            max_sequence_length,
+            size,
+            steps,
+        });
         let defaults = Defaults { text_encoder_out_layers: taps, max_sequence_length, size, steps };
         let canonical = dir.root().canonicalize().unwrap_or_else(|_| dir.root().to_owned());
         let folder = || canonical.file_name().map(|n| n.to_string_lossy().into_owned());
@@ -139,8 +150,13 @@ impl Model {
         let pages = [text_encoder_pages, transformer_pages, vae_pages];
         // what was touched for checking need not stay until its stage comes
         pages.iter().for_each(Pages::release);
-        Ok(Self { name, defaults, tokenizer, text_encoder, transformer, vae, latent_rgb, pages })
+        Ok(Self { name, defaults, tokenizer, text_encoder, transformer, vae, latent_rgb, pages, sizes })
     }
+}
+
+/// A quarter, a half and three quarters of the layers.
+pub(crate) fn default_taps(text_encoder: &Qwen3Config) -> Vec<usize> {
+    (1..=3).map(|quarter| text_encoder.num_hidden_layers * quarter / 4).collect()
 }
 
 fn trace_component(component: &str, weights: &Weights) {

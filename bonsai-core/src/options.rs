@@ -1,9 +1,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bonsai_kernels::{Allocator, Cpu, Isa, Meter, ParallelFor, RayonThreads, SystemAllocator};
+use bonsai_kernels::{Allocator, Cpu, Isa, Meter, ParallelFor, RayonThreads};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::page_allocator::PageAllocator;
 
 /// How a pipeline runs. The default is the best instruction set of this CPU and a private pool of all its threads.
 #[derive(Clone, Default)]
@@ -12,7 +13,7 @@ pub struct PipelineOptions {
     pub threads: Option<usize>,
     /// Where work runs instead of a private pool.
     pub parallel_for: Option<Arc<dyn ParallelFor>>,
-    /// Where large buffers come from instead of Rust's allocator.
+    /// Where large buffers come from instead of mappings of their own.
     pub allocator: Option<Arc<dyn Allocator>>,
     /// The instruction set; `BONSAI_ISA`, or else the best, when `None`.
     pub isa: Option<Isa>,
@@ -20,6 +21,9 @@ pub struct PipelineOptions {
     pub text_encoder_out_layers: Option<Vec<usize>>,
     /// Tokens of a prompt, padding included, instead of the model's.
     pub max_sequence_length: Option<usize>,
+    /// The most memory that this process may have resident while a picture is made, in bytes. The plan keeps it or the
+    /// request is refused; without it, a plan is fast as long as it takes no more than 1.2 GB.
+    pub max_memory: Option<u64>,
     /// Counts the work of the linears.
     pub meter: Option<Arc<Meter>>,
 }
@@ -41,7 +45,7 @@ impl PipelineOptions {
     }
 
     pub(crate) fn allocator(&self) -> Arc<dyn Allocator> {
-        self.allocator.clone().unwrap_or_else(|| Arc::new(SystemAllocator))
+        self.allocator.clone().unwrap_or_else(|| Arc::new(PageAllocator::default()))
     }
 
     pub(crate) fn cpu(&self) -> Result<Cpu> {
@@ -60,10 +64,7 @@ impl PipelineOptions {
                     })?)
                 }
             };
-        let mut cpu = Cpu::new(isa).with_threads(threads);
-        if let Some(allocator) = &self.allocator {
-            cpu = cpu.with_allocator(Arc::clone(allocator));
-        }
+        let mut cpu = Cpu::new(isa).with_threads(threads).with_allocator(self.allocator());
         if let Some(meter) = &self.meter {
             cpu = cpu.with_meter(Arc::clone(meter));
         }

@@ -9,6 +9,7 @@ use bonsai_kernels::{CancelToken, Cpu};
 
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
+use crate::estimate::{Estimate, Plan};
 use crate::image::{Image, Recipe, RecipeModel};
 use crate::latents::Latents;
 use crate::model::{Defaults, Model, check_length, check_taps};
@@ -32,6 +33,7 @@ const PRECISION: &str = "f32";
 pub struct Pipeline {
     model: Arc<Model>,
     cpu: Cpu,
+    max_memory: Option<u64>,
 }
 
 /// A prompt as the transformer reads it.
@@ -134,7 +136,7 @@ impl Pipeline {
         let cpu = options.cpu()?;
         let dir = ModelDir::open(dir.as_ref())?;
         let model = Model::load(&dir, options)?;
-        Ok(Self { model: Arc::new(model), cpu })
+        Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
     }
 
     /// Opens a model whose files a host keeps. Weights are read into buffers of the host's allocator, whole.
@@ -145,13 +147,21 @@ impl Pipeline {
         let cpu = options.cpu()?;
         let dir = ModelDir::of_source(ModelFiles::from_source(source, options.allocator()));
         let model = Model::load(&dir, options)?;
-        Ok(Self { model: Arc::new(model), cpu })
+        Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
     }
 
     /// The same pipeline, whose work ends soon after the token is set.
     #[must_use]
     pub fn with_cancel(&self, cancel: CancelToken) -> Self {
-        Self { model: Arc::clone(&self.model), cpu: self.cpu.clone().with_cancel(cancel) }
+        Self { cpu: self.cpu.clone().with_cancel(cancel), ..self.clone() }
+    }
+
+    /// What a picture will take, by the plan that [`Pipeline::generate`] will follow.
+    ///
+    /// # Errors
+    /// When the size is out of range, or no plan keeps the budget ([`ErrorKind::MemoryBudget`]).
+    pub fn estimate(&self, request: &Request) -> Result<Estimate> {
+        self.model.sizes.plan(request, self.cpu.threads(), self.max_memory)
     }
 
     /// What it runs on.
@@ -350,7 +360,7 @@ impl Pipeline {
     /// # Errors
     /// When the work was cancelled or memory lacks.
     pub fn decode_picture(&self, latents: &Latents, tiling: Option<&Tiling>) -> Result<PictureBuffer> {
-        self.decode_with(&mut Context::new(&self.cpu), latents, tiling)
+        self.decode_with(&mut Context::new(&self.cpu), latents, tiling, Plan::default())
     }
 
     fn decode_with(
@@ -358,11 +368,12 @@ impl Pipeline {
         cx: &mut Context<'_>,
         latents: &Latents,
         tiling: Option<&Tiling>,
+        plan: Plan,
     ) -> Result<PictureBuffer> {
         let latent = self.denormalise(latents)?;
         let picture = match tiling {
             Some(tiling) => self.vae().decode_tiled(cx, latent.view(), tiling)?,
-            None => self.vae().decode(cx, latent.view())?,
+            None => self.vae().decode_in_strips(cx, latent.view(), plan.strips)?,
         };
         expect_finite("decoded picture", picture.as_slice())?;
         Ok(picture)
@@ -453,6 +464,7 @@ impl Pipeline {
         let schedule = request.schedule.sigmas(steps, latents.tokens())?;
         tracing::debug!(width, height, steps, seed = request.seed, cpu = ?self.cpu, "generate");
         let guidance = self.guidance(request)?;
+        let plan = self.estimate(request)?.plan;
         let mut timings = Timings::default();
 
         let started = Instant::now();
@@ -502,7 +514,7 @@ impl Pipeline {
             notify(observer, Event::Decode { part, parts })
         };
         let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
-        let picture = self.decode_with(&mut cx, &latents, tiling.as_ref())?;
+        let picture = self.decode_with(&mut cx, &latents, tiling.as_ref(), plan)?;
         observer.decoded(picture.view());
         let image = Image::from_decoded(width, height, picture.as_slice());
         timings.vae_decode = started.elapsed();

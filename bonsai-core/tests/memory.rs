@@ -1,8 +1,8 @@
-//! What saves memory changes no number.
+//! What saves memory changes no number, and what it saves is known beforehand.
 
 use bonsai_core::noise::NoiseSource;
 use bonsai_core::scheduler::FlowMatchEuler;
-use bonsai_core::{Context, Latents, Pipeline, PipelineOptions, Request};
+use bonsai_core::{Context, ErrorKind, Latents, Pipeline, PipelineOptions, Request, estimate};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/model");
 
@@ -39,4 +39,54 @@ fn conditioning_once_gives_the_same_picture_as_step_by_step() {
         latents.advance(&velocity, step.delta()).unwrap();
     }
     assert_eq!(pipeline.generate(&request).unwrap().image, pipeline.decode(&latents).unwrap());
+}
+
+fn options(max_memory: Option<u64>) -> PipelineOptions {
+    PipelineOptions { threads: Some(2), max_memory, ..PipelineOptions::default() }
+}
+
+#[test]
+fn an_estimate_is_the_same_before_and_after_loading() {
+    for size in [(64, 96), (512, 512), (2048, 1024)] {
+        let request = Request { size: Some(size), ..Request::new("") };
+        let before = estimate(MODEL, &options(None), &request).unwrap();
+        assert_eq!(before, pipeline().estimate(&request).unwrap());
+        assert_eq!((before.width, before.height), size);
+        assert!(before.stages.iter().all(|s| s.macs > 0 && s.peak_bytes > before.base_bytes));
+    }
+}
+
+#[test]
+fn a_budget_changes_the_plan_then_refuses_and_names_what_fits() {
+    let request = Request::new("").size(1024, 1024);
+    let fastest = estimate(MODEL, &options(Some(u64::MAX)), &request).unwrap();
+    assert_eq!(fastest.plan.strips, 0);
+    let less = fastest.peak_bytes() - 1;
+    let leaner = estimate(MODEL, &options(Some(less)), &request).unwrap();
+    assert!(leaner.plan.strips > 0 && leaner.peak_bytes() <= less, "{leaner:?}");
+    assert!(leaner.macs() > fastest.macs());
+
+    let refused = estimate(MODEL, &options(Some(leaner.peak_bytes() / 3)), &request).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::MemoryBudget);
+    let message = refused.to_string();
+    let (_, rest) = message.split_once("a picture of ").unwrap();
+    let (_, rest) = rest.split_once("a picture of ").expect("a smaller picture is named");
+    let (width, height) = rest.split_once(' ').unwrap().0.split_once('x').unwrap();
+    let smaller = Request::new("").size(width.parse().unwrap(), height.parse().unwrap());
+    assert!(estimate(MODEL, &options(Some(leaner.peak_bytes() / 3)), &smaller).is_ok(), "{message}");
+
+    let nothing = estimate(MODEL, &options(Some(1)), &request).unwrap_err();
+    assert!(nothing.to_string().contains("no picture would fit"), "{nothing}");
+}
+
+#[test]
+fn a_pipeline_keeps_its_budget_and_paints_the_same_picture() {
+    let request = Request::new("a bonsai").size(256, 256).steps(1).seed(5);
+    let fast = pipeline();
+    let budget = fast.estimate(&request).unwrap().peak_bytes() - 1;
+    let lean = Pipeline::open_with(MODEL, &options(Some(budget))).unwrap();
+    assert!(lean.estimate(&request).unwrap().plan.strips > 0);
+    assert_eq!(lean.generate(&request).unwrap().image, fast.generate(&request).unwrap().image);
+    let poor = Pipeline::open_with(MODEL, &options(Some(1 << 20))).unwrap();
+    assert_eq!(poor.generate(&request).unwrap_err().kind(), ErrorKind::MemoryBudget);
 }

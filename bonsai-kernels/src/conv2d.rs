@@ -277,6 +277,12 @@ impl Conv2d<'_> {
     }
 }
 
+/// Floats that each thread takes to convolve to `[height, width]` pixels, about.
+pub fn scratch_floats(in_channels: usize, height: usize, width: usize) -> usize {
+    let rows = (PIXELS_PER_STRIP / width.max(1)).max(MIN_ROWS_PER_STRIP).min(height);
+    (rows + 2) * (width + 14) * (in_channels + PIXEL_PADDING) + rows * (width + 12) * 48
+}
+
 struct Scratch {
     strip: AlignedBuf<f32>,
     panel: AlignedBuf<f32>,

@@ -134,7 +134,7 @@ impl Flux2Config {
         self.out_channels.unwrap_or(self.in_channels)
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         expect((1..1 << 10).contains(&self.num_attention_heads), "num_attention_heads", "1 to 1023")?;
         expect((2..1 << 12).contains(&self.attention_head_dim), "attention_head_dim", "2 to 4095")?;
         expect(self.num_layers < 1 << 10, "num_layers", "fewer than 1024")?;

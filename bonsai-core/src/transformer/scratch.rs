@@ -32,7 +32,7 @@ impl Scratch {
     pub fn new(cpu: &Cpu, config: &Flux2Config, tokens: usize) -> Result<Self> {
         let (hidden, mlp) = (config.hidden_size(), config.mlp_size());
         let zeros = |rows, channels| TokenBuffer::zeros(cpu, rows, channels);
-        let rows = MLP_ROWS.min(tokens);
+        let rows = Self::mlp_rows_of(tokens);
         Ok(Self {
             x: zeros(tokens, hidden)?,
             norm: zeros(tokens, hidden)?,
@@ -43,6 +43,17 @@ impl Scratch {
             gate_up: zeros(rows, 2 * mlp)?,
             wide: zeros(rows, hidden + mlp)?,
         })
+    }
+
+    /// Floats of all buffers for `tokens` rows.
+    pub(crate) fn floats(config: &Flux2Config, tokens: usize) -> usize {
+        let (hidden, mlp) = (config.hidden_size(), config.mlp_size());
+        6 * tokens * hidden + Self::mlp_rows_of(tokens) * (hidden + 3 * mlp)
+    }
+
+    /// Rows that pass through the wide middle of a block at one time.
+    pub(crate) fn mlp_rows_of(tokens: usize) -> usize {
+        MLP_ROWS.min(tokens)
     }
 
     pub(super) fn tokens(&self) -> usize {

@@ -81,7 +81,7 @@ impl VaeConfig {
         self.latent_channels * self.patch_size[0] * self.patch_size[1]
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let groups = self.norm_num_groups;
         expect((1..1 << 12).contains(&groups), "norm_num_groups", "a positive number")?;
         let sound = |channels: &[usize]| {

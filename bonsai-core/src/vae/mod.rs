@@ -2,6 +2,7 @@
 
 mod attn_block;
 mod config;
+mod cost;
 mod decoder;
 mod encoder;
 mod latent_norm;
@@ -14,6 +15,7 @@ use bonsai_kernels::norm::{ChannelAffine, ChannelSums, group_norm};
 use ndarray::{ArrayView3, s};
 
 pub use config::VaeConfig;
+pub(crate) use cost::decode_cost;
 pub use latent_norm::LatentNorm;
 pub use tiling::Tiling;
 

@@ -12,11 +12,12 @@ use super::resnet_block::ResnetBlock;
 use crate::context::Context;
 use crate::error::Result;
 use crate::nn::{Conv, PictureBuffer};
+use crate::page_allocator::MAPPED_BYTES;
 
 /// Upsampled rows of one strip, about.
-const STRIP_ROWS: usize = 32;
-/// Bytes of a band, at least: what allocators give back to the system as soon as it is freed.
-const BAND_BYTES: usize = 36 << 20;
+const STRIP_ROWS: usize = 16;
+/// Bytes of a band, at least: enough to leave memory as soon as it is freed.
+pub(super) const BAND_BYTES: usize = 2 * MAPPED_BYTES;
 
 /// Rows of a strip of an upsampled picture.
 pub(super) fn strip_rows(width: usize, channels: usize) -> usize {

@@ -67,6 +67,11 @@ impl MappedFile {
         SharedBytes::new(Arc::clone(self) as _)
     }
 
+    /// Whether it is mapped and no buffer.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self.0, Bytes::Mapped(_))
+    }
+
     /// Lets the pages leave memory; whoever touches them again reads them from the file.
     pub fn release(&self) {
         #[cfg(unix)]

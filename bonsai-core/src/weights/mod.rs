@@ -6,6 +6,7 @@
 mod blocks;
 mod dtype;
 mod file;
+mod footprint;
 mod gguf;
 mod mapped;
 mod matrix;
@@ -29,6 +30,7 @@ use bonsai_kernels::weights::{FloatType, Scales};
 
 pub use dtype::{BlockType, Dtype};
 pub use file::TensorFile;
+pub use footprint::Footprint;
 pub use mapped::MappedFile;
 pub use names::Component;
 pub use stored::{Attribute, StoredTensor};

@@ -1,0 +1,193 @@
+//! `bonsai estimate`: the memory and the work that a picture will take, and with `--measure` what it took.
+
+use std::ops::ControlFlow;
+
+use bonsai_core::{Event, PipelineOptions, Request, StageEstimate};
+use clap::Args;
+use serde::Serialize;
+
+use crate::engine::{EngineArgs, KernelArgs, Loaded};
+use crate::failure::{Code, Failure};
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+use crate::resident;
+use crate::size::SizeArgs;
+use crate::{model, print};
+
+#[derive(Debug, Args)]
+pub struct EstimateArgs {
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    size: SizeArgs,
+    /// Denoising steps [default: the model's, mostly 4]
+    #[arg(long, value_name = "N", value_parser = crate::generate::steps, allow_negative_numbers = true)]
+    steps: Option<usize>,
+    /// Decode the picture in tiles
+    #[arg(long)]
+    vae_tiling: bool,
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Paint a picture too, and put what was resident beside what was expected (Linux)
+    #[arg(long)]
+    measure: bool,
+    /// Print it as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    width: usize,
+    height: usize,
+    steps: usize,
+    threads: usize,
+    /// Upsamplings of the decoder that are made in strips.
+    strips: usize,
+    base_bytes: u64,
+    stages: Vec<StageReport>,
+    peak_bytes: u64,
+    measured_bytes: Option<u64>,
+    macs: u64,
+}
+
+#[derive(Serialize)]
+struct StageReport {
+    stage: &'static str,
+    peak_bytes: u64,
+    mapped_bytes: u64,
+    activation_bytes: u64,
+    macs: u64,
+    measured_bytes: Option<u64>,
+}
+
+impl From<&StageEstimate> for StageReport {
+    fn from(s: &StageEstimate) -> Self {
+        let StageEstimate { stage, peak_bytes, mapped_bytes, activation_bytes, macs } = *s;
+        let stage = stage.name();
+        Self { stage, peak_bytes, mapped_bytes, activation_bytes, macs, measured_bytes: None }
+    }
+}
+
+pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
+    let mut request =
+        Request { steps: args.steps, vae_tiling: args.vae_tiling, ..Request::new("a bonsai tree") };
+    request.size = args.size.over((16, 16));
+    request.check()?;
+    let choice = model::choose(args.engine.model.as_deref())?;
+    let isa = args.kernel.isa()?;
+    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = args.engine.threads.map_or_else(all, usize::from);
+    let options = PipelineOptions {
+        threads: Some(threads),
+        isa: Some(isa),
+        max_memory: args.engine.max_memory,
+        ..PipelineOptions::default()
+    };
+    let defaults = bonsai_core::estimate(
+        &choice.dir,
+        &PipelineOptions { max_memory: None, ..options.clone() },
+        &Request { size: None, ..request.clone() },
+    )
+    .map_err(|e| Failure::in_files(&e))?;
+    request.size = args.size.over((defaults.width, defaults.height));
+    let estimate = bonsai_core::estimate(&choice.dir, &options, &request)?;
+    let mut report = Report {
+        model: choice.dir.display().to_string(),
+        width: estimate.width,
+        height: estimate.height,
+        steps: estimate.steps,
+        threads,
+        strips: estimate.plan.strips,
+        base_bytes: estimate.base_bytes,
+        stages: estimate.stages.iter().map(StageReport::from).collect(),
+        peak_bytes: estimate.peak_bytes(),
+        measured_bytes: None,
+        macs: estimate.macs(),
+    };
+    if args.measure {
+        measure(args, &choice, isa, &request, &mut report)?;
+    }
+    if args.json { print::json(&report) } else { print::stdout(&table(&report)) }
+}
+
+fn measure(
+    args: &EstimateArgs,
+    choice: &model::Choice,
+    isa: bonsai_core::Isa,
+    request: &Request,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    if !resident::reset_peak() {
+        return Err(Failure::new(
+            Code::Failed,
+            "--measure: this system does not tell resident memory by stage",
+        ));
+    }
+    let interrupt = Interrupt::install()?;
+    let mut progress = Progress::new(args.json, args.json);
+    progress.stage("loading the model");
+    let Loaded { pipeline, .. } = args.engine.load(choice, isa, None)?;
+    let pipeline = pipeline.with_cancel(interrupt.token.clone());
+    interrupt.orderly();
+    let mut whole = resident::peak_bytes();
+    let mut peaks: [Option<u64>; 3] = [None; 3];
+    let mut end = |stage: usize| {
+        peaks[stage] = resident::peak_bytes();
+        whole = whole.max(peaks[stage]);
+        resident::reset_peak();
+    };
+    resident::reset_peak();
+    pipeline.generate_with(request, &mut |event| {
+        progress.event(event);
+        match event {
+            Event::TextEncode { layer, layers } if layer == layers => end(0),
+            Event::Step { step, steps, block, blocks } if step + 1 == steps && block == blocks => end(1),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    })?;
+    end(2);
+    for (stage, peak) in report.stages.iter_mut().zip(peaks) {
+        stage.measured_bytes = peak;
+    }
+    report.measured_bytes = whole;
+    Ok(())
+}
+
+fn table(r: &Report) -> String {
+    let measured = |bytes: Option<u64>, expected: u64| {
+        bytes.map_or_else(String::new, |b| {
+            let off = 100.0 * (expected as f64 / b as f64 - 1.0);
+            format!(", measured {} ({off:+.1} %)", print::bytes(b))
+        })
+    };
+    let plan = match r.strips {
+        0 => "decoder in one piece".to_owned(),
+        n => format!("{} of the decoder made twice, in strips", print::count(n, "upsampling")),
+    };
+    let mut lines = vec![
+        format!("model        {}", r.model),
+        format!("picture      {}x{}, {}", r.width, r.height, print::count(r.steps, "step")),
+        format!("plan         {}, {plan}", print::count(r.threads, "thread")),
+        format!("always       {}", print::bytes(r.base_bytes)),
+    ];
+    for s in &r.stages {
+        lines.push(format!(
+            "{:<12} {}: weights {}, activations {}, {:.2} TMAC{}",
+            s.stage,
+            print::bytes(s.peak_bytes),
+            print::bytes(s.mapped_bytes),
+            print::bytes(s.activation_bytes),
+            s.macs as f64 / 1e12,
+            measured(s.measured_bytes, s.peak_bytes)
+        ));
+    }
+    lines.push(format!(
+        "peak         {}{}",
+        print::bytes(r.peak_bytes),
+        measured(r.measured_bytes, r.peak_bytes)
+    ));
+    lines.join("\n")
+}

@@ -1,0 +1,159 @@
+//! What a picture will take: peak memory and work of each stage, known from sizes alone, and the plan that follows
+//! from a budget.
+
+mod sizes;
+mod stages;
+
+use std::path::Path;
+
+pub(crate) use sizes::{ModelSizes, Parts};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::latents::PIXELS_PER_TOKEN;
+use crate::model_dir::ModelDir;
+use crate::options::PipelineOptions;
+use crate::request::{Request, token_grid};
+
+/// Where a plan that nobody gave a budget begins to trade time for memory, in bytes.
+const DEFAULT_BUDGET: u64 = 1_200_000_000;
+
+/// A stage of a picture, in the order of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Prompt to embeddings.
+    TextEncode,
+    /// All denoising steps.
+    Denoise,
+    /// Latents to picture.
+    Decode,
+}
+
+impl Stage {
+    /// `text_encode`, `denoise` or `decode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TextEncode => "text_encode",
+            Self::Denoise => "denoise",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// What one stage takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageEstimate {
+    /// Which.
+    pub stage: Stage,
+    /// The most memory of the whole process that is resident during it, in bytes; mapped pages are counted.
+    pub peak_bytes: u64,
+    /// Of these: weights in mapped files that are resident at one time.
+    pub mapped_bytes: u64,
+    /// Of these: activations and work buffers.
+    pub activation_bytes: u64,
+    /// Multiply-accumulates of linears, convolutions and attention.
+    pub macs: u64,
+}
+
+/// How a picture is made where there is a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Upsamplings of the decoder, finest first, that are made twice in strips instead of being held: the same picture
+    /// in less memory and more time.
+    pub strips: usize,
+}
+
+/// What a picture will take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Estimate {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Denoising steps.
+    pub steps: usize,
+    /// The plan that these figures are of.
+    pub plan: Plan,
+    /// Memory that stays as long as the model is loaded: the program, the tokenizer, weights that had to be copied.
+    pub base_bytes: u64,
+    /// The stages in order.
+    pub stages: Vec<StageEstimate>,
+}
+
+impl Estimate {
+    /// The most memory that is resident at any time, in bytes.
+    pub fn peak_bytes(&self) -> u64 {
+        self.stages.iter().map(|s| s.peak_bytes).max().unwrap_or(self.base_bytes)
+    }
+
+    /// All multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        self.stages.iter().map(|s| s.macs).sum()
+    }
+}
+
+/// What `request` will take of the model in `dir`, before anything of it is loaded: only headers and configs are read.
+///
+/// # Errors
+/// When a file is missing or its header unsound, the request is out of range, or no plan keeps the budget of the
+/// options ([`ErrorKind::MemoryBudget`]).
+pub fn estimate(dir: impl AsRef<Path>, options: &PipelineOptions, request: &Request) -> Result<Estimate> {
+    let sizes = ModelSizes::read(&ModelDir::open(dir.as_ref())?, options)?;
+    let threads =
+        options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    sizes.plan(request, threads, options.max_memory)
+}
+
+impl ModelSizes {
+    /// The fastest plan within the budget.
+    pub(crate) fn plan(
+        &self,
+        request: &Request,
+        threads: usize,
+        max_memory: Option<u64>,
+    ) -> Result<Estimate> {
+        let size = request.size.unwrap_or(self.size);
+        token_grid(size.0, size.1)?;
+        let all = self.plans(request, size, threads);
+        let fits = |e: &&Estimate| e.peak_bytes() <= max_memory.unwrap_or(DEFAULT_BUDGET);
+        let leanest = all.iter().min_by_key(|e| e.peak_bytes()).expect("there is a plan without strips");
+        match (all.iter().find(fits), max_memory) {
+            (Some(fastest), _) => Ok(fastest.clone()),
+            (None, None) => Ok(leanest.clone()),
+            (None, Some(budget)) => Err(self.refuse(request, leanest, threads, budget)),
+        }
+    }
+
+    /// All plans, fastest first.
+    fn plans(&self, request: &Request, size: (usize, usize), threads: usize) -> Vec<Estimate> {
+        let strips = if request.vae_tiling { 0 } else { self.vae.decoder_channels().len() - 1 };
+        (0..=strips).map(|strips| self.estimate(request, size, threads, Plan { strips })).collect()
+    }
+
+    /// Says what would do, and the largest picture of the same shape that would fit.
+    fn refuse(&self, request: &Request, leanest: &Estimate, threads: usize, budget: u64) -> Error {
+        let (width, height) = (leanest.width, leanest.height);
+        let smaller = |side: usize, longest: usize| {
+            let scaled = side * longest / width.max(height);
+            (scaled / PIXELS_PER_TOKEN * PIXELS_PER_TOKEN).max(PIXELS_PER_TOKEN)
+        };
+        let fitting = (1..width.max(height) / PIXELS_PER_TOKEN).rev().find_map(|tokens| {
+            let longest = tokens * PIXELS_PER_TOKEN;
+            let size = (smaller(width, longest), smaller(height, longest));
+            let fits = self.plans(request, size, threads).iter().any(|e| e.peak_bytes() <= budget);
+            fits.then_some(size)
+        });
+        let advice = match fitting {
+            Some((width, height)) => format!("; a picture of {width}x{height} would fit"),
+            None => "; no picture would fit".to_owned(),
+        };
+        Error::new(
+            ErrorKind::MemoryBudget,
+            format!(
+                "a picture of {width}x{height} takes at least {} bytes of memory, the budget is {budget}{advice}",
+                leanest.peak_bytes()
+            ),
+        )
+    }
+}

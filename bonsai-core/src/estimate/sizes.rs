@@ -1,0 +1,114 @@
+use crate::config::read_json;
+use crate::error::Result;
+use crate::model::{DEFAULT_MAX_SEQUENCE_LENGTH, DEFAULT_SIZE, DEFAULT_STEPS, default_taps};
+use crate::model_dir::ModelDir;
+use crate::options::PipelineOptions;
+use crate::text_encoder::Qwen3Config;
+use crate::transformer::Flux2Config;
+use crate::vae::VaeConfig;
+use crate::weights::{Component, Footprint, Weights};
+
+/// All that an estimate is made from.
+#[derive(Debug, Clone)]
+pub(crate) struct ModelSizes {
+    pub(super) transformer: Flux2Config,
+    pub(super) text_encoder: Qwen3Config,
+    pub(super) vae: VaeConfig,
+    pub(super) taps: Vec<usize>,
+    pub(super) max_sequence_length: usize,
+    pub(super) size: (usize, usize),
+    pub(super) steps: usize,
+    /// Copies of weights, all components together.
+    pub(super) copied: u64,
+    /// The largest that is mapped of one block of the transformer.
+    pub(super) block: u64,
+    /// The largest matrix outside of the blocks.
+    pub(super) embedder: u64,
+    /// The largest that is mapped of one layer of the text encoder.
+    pub(super) layer: u64,
+}
+
+/// A model's weights before they are loaded, and the defaults that its side file and the options make.
+pub(crate) struct Parts<'a> {
+    pub(crate) transformer: (&'a Weights, &'a Flux2Config),
+    pub(crate) text_encoder: (&'a Weights, &'a Qwen3Config),
+    pub(crate) vae: (&'a Weights, &'a VaeConfig),
+    pub(crate) taps: &'a [usize],
+    pub(crate) max_sequence_length: usize,
+    pub(crate) size: (usize, usize),
+    pub(crate) steps: usize,
+}
+
+impl ModelSizes {
+    /// From headers and configs.
+    pub(super) fn read(dir: &ModelDir, options: &PipelineOptions) -> Result<Self> {
+        let (source, side) = (dir.files(), dir.side_file()?);
+        let files = dir.component("transformer")?;
+        let transformer = Weights::open_from(source, &files.weights, Component::Transformer)?;
+        let path = files.dir.join("config.json");
+        let transformer_config =
+            if source.exists(&path) { read_json(source, &path)? } else { Flux2Config::detect(&transformer)? };
+        let files = dir.component("text_encoder")?;
+        let text_encoder = Weights::open_from(source, &files.weights, Component::TextEncoder)?;
+        let text_encoder_config: Qwen3Config = read_json(source, &files.dir.join("config.json"))?;
+        let files = dir.component("vae")?;
+        let vae = Weights::open_from(source, &files.weights, Component::Vae)?;
+        let vae_config: VaeConfig = read_json(source, &files.dir.join("config.json"))?;
+        transformer_config.validate()?;
+        text_encoder_config.validate()?;
+        vae_config.validate()?;
+        let taps = options.text_encoder_out_layers.clone().or(side.text_encoder_out_layers);
+        Ok(Self::of(&Parts {
+            transformer: (&transformer, &transformer_config),
+            text_encoder: (&text_encoder, &text_encoder_config),
+            vae: (&vae, &vae_config),
+            taps: &taps.unwrap_or_else(|| default_taps(&text_encoder_config)),
+            max_sequence_length: options
+                .max_sequence_length
+                .or(side.max_sequence_length)
+                .unwrap_or(DEFAULT_MAX_SEQUENCE_LENGTH),
+            size: side.default_size.map_or(DEFAULT_SIZE, |[width, height]| (width, height)),
+            steps: side.steps.unwrap_or(DEFAULT_STEPS),
+        }))
+    }
+
+    pub(crate) fn of(parts: &Parts<'_>) -> Self {
+        let ((dit, c), (text, t), (vae, v)) = (parts.transformer, parts.text_encoder, parts.vae);
+        let largest = |weights: &Weights, name: &str, count: usize| {
+            (0..count).map(|i| weights.footprint(&format!("{name}.{i}."))).fold(
+                Footprint::default(),
+                |sum, part| Footprint {
+                    mapped: sum.mapped.max(part.mapped),
+                    copied: sum.copied + part.copied,
+                },
+            )
+        };
+        let double = largest(dit, "transformer_blocks", c.num_layers);
+        let single = largest(dit, "single_transformer_blocks", c.num_single_layers);
+        let outside = [
+            "context_embedder.",
+            "double_stream_modulation_img.",
+            "double_stream_modulation_txt.",
+            "single_stream_modulation.",
+            "norm_out.",
+            "time_guidance_embed.",
+        ]
+        .map(|name| dit.footprint(name));
+        let layers = parts.taps.last().copied().unwrap_or(0);
+        let layer = largest(text, "layers", layers);
+        let copied = [double, single, layer, text.footprint("embed_tokens."), vae.footprint("")];
+        Self {
+            transformer: c.clone(),
+            text_encoder: t.clone(),
+            vae: v.clone(),
+            taps: parts.taps.to_vec(),
+            max_sequence_length: parts.max_sequence_length,
+            size: parts.size,
+            steps: parts.steps,
+            copied: copied.iter().chain(&outside).map(|f| f.copied).sum(),
+            block: double.mapped.max(single.mapped),
+            embedder: outside.iter().map(|f| f.mapped).max().unwrap_or(0),
+            layer: layer.mapped,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What tensors will take once they are loaded, from headers and the first row of each matrix.
+
+use super::blocks::from_blocks;
+use super::dtype::Dtype;
+use super::{Entry, Weights, quantized};
+
+/// Memory of some tensors of a loaded model, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Footprint {
+    /// Used where they lie in a mapped file: resident while they are read, and let go afterwards.
+    pub mapped: u64,
+    /// Copied, and resident as long as the model is loaded.
+    pub copied: u64,
+}
+
+impl Weights {
+    /// Memory of all tensors whose name begins with `prefix`.
+    pub fn footprint(&self, prefix: &str) -> Footprint {
+        let prefix = self.name(prefix);
+        let entries = self.catalog.entries.range(prefix.clone()..);
+        let mut sum = Footprint::default();
+        for (name, entry) in entries.take_while(|(name, _)| name.starts_with(&prefix)) {
+            let part = self.footprint_of(name, entry);
+            sum = Footprint { mapped: sum.mapped + part.mapped, copied: sum.copied + part.copied };
+        }
+        sum
+    }
+
+    fn footprint_of(&self, name: &str, entry: &Entry) -> Footprint {
+        let stored: u64 = entry.pieces.iter().map(|p| p.len() as u64).sum();
+        let in_place = Footprint { mapped: stored, copied: 0 };
+        let copied = |bytes: u64| Footprint { mapped: 0, copied: bytes };
+        let in_place = if self.catalog.files[entry.file].map.is_mapped() { in_place } else { copied(stored) };
+        if entry.pieces.len() > 1 {
+            return copied(stored);
+        }
+        let scaled = name
+            .strip_suffix(".weight")
+            .is_some_and(|base| self.catalog.entries.contains_key(&format!("{base}.scales")));
+        match (&entry.dtype, entry.shape.as_slice()) {
+            (Dtype::Float(float_type), &[rows, cols]) if name.ends_with(".weight") && !scaled => {
+                let row = self.first_row(entry, rows, stored);
+                match row.map(|row| quantized::from_dense(1, cols, *float_type, row)) {
+                    Some(Ok(row)) if row.kind() != float_type.name() => copied((rows * row.bytes()) as u64),
+                    _ => in_place,
+                }
+            }
+            (Dtype::Block(block), &[rows, cols]) => {
+                let row = self.first_row(entry, rows, stored);
+                match row.and_then(|row| from_blocks(1, cols, *block, row.as_slice())) {
+                    Some(Ok(row)) => copied((rows * row.bytes()) as u64),
+                    _ => copied(stored),
+                }
+            }
+            (Dtype::U8 | Dtype::I32, _) => copied(stored),
+            _ => in_place,
+        }
+    }
+
+    fn first_row(&self, entry: &Entry, rows: usize, stored: u64) -> Option<bonsai_kernels::SharedBytes> {
+        let bytes = self.bytes(entry).ok()?;
+        bytes.slice(0..(stored as usize).checked_div(rows)?)
+    }
+}
