@@ -17,7 +17,7 @@ use bonsai_kernels::ceiling::{
     Ceiling, Interleaved, LinearKind, LinearShape, linear_shapes, test_activations, test_weights,
 };
 use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
-use bonsai_kernels::gemm::{ActivationPrecision, Activations, Epilogue, kernel_name};
+use bonsai_kernels::gemm::{ActivationPrecision, Epilogue, kernel_name, matmul};
 use bonsai_kernels::weights::{BinaryWeights, FloatType, Weights};
 use bonsai_kernels::{Cpu, Isa, RayonThreads};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -105,13 +105,10 @@ fn linear_at(c: &mut Criterion, kind: LinearKind, shape: LinearShape, precision:
         let Some(ceiling) = Ceiling::of(precision, cpu.isa()) else { continue };
         compare(c, &group, &cpu, ceiling.ceiling(), shape.macs(), || {
             let (x, weights) = (test_activations(m, k), test_weights(kind, n, k));
-            println!("{}", kernel_name(cpu.isa(), &weights));
+            println!("{}", kernel_name(cpu.isa(), precision, &weights));
             let mut y = Array2::zeros((m, n));
-            let cpu = &cpu;
-            move || {
-                let rows = Activations::prepare(cpu, x.view(), precision).expect("memory");
-                rows.matmul(cpu, &weights, y.view_mut(), Epilogue::Store).expect("memory");
-            }
+            let cpu = cpu.clone().with_precision(precision);
+            move || matmul(&cpu, x.view(), &weights, y.view_mut(), Epilogue::Store).expect("memory")
         });
     }
 }

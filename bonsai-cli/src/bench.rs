@@ -73,7 +73,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         Request { steps: args.steps, size: args.size.over((16, 16)), ..Request::new(PROMPT) }.seed(SEED);
     request.check()?;
     let isa = args.kernel.isa()?;
-    let precision = chosen::precision(&args.kernel.precision)?;
+    let precision = args.kernel.precision();
     let choice = model::choose(args.engine.model.as_deref())?;
     let interrupt = Interrupt::install()?;
     let mut progress = Progress::new(args.quiet, args.json);
@@ -83,7 +83,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         progress.note(&note);
     }
     progress.stage("loading the model");
-    let Loaded { pipeline, took: load } = args.engine.load(&choice, isa, Some(Arc::clone(&meter)))?;
+    let Loaded { pipeline, took: load } =
+        args.engine.load(&choice, isa, precision, Some(Arc::clone(&meter)))?;
     progress.done("load");
     let pipeline = pipeline.with_cancel(interrupt.token.clone());
     interrupt.orderly();
@@ -106,7 +107,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         threads: pipeline.cpu().threads(),
         isa: pipeline.cpu().isa().name(),
         isa_why: chosen::why(isa),
-        precision: args.kernel.precision.clone(),
+        precision: args.kernel.precision().name().to_owned(),
         kernels: chosen::kernels(isa, precision),
         load_s: load.as_secs_f64(),
         text_encode_s: timings.text_encode.as_secs_f64(),

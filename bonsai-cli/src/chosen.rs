@@ -7,8 +7,6 @@ use bonsai_core::kernels::weights::{DenseWeights, FloatType, Weights};
 use bonsai_core::kernels::{OVERRIDE, SharedBytes};
 use serde::Serialize;
 
-use crate::failure::Failure;
-
 /// A kernel and what it is for.
 #[derive(Serialize)]
 pub struct ChosenKernel {
@@ -25,15 +23,9 @@ pub fn kernels(isa: Isa, precision: ActivationPrecision) -> Vec<ChosenKernel> {
     let chosen = |weights: Weights| ChosenKernel {
         weights: weights.kind(),
         activations: precision.name(),
-        kernel: kernel_name(isa, &weights),
+        kernel: kernel_name(isa, precision, &weights),
     };
     all.map(chosen).collect()
-}
-
-/// The precision of this name.
-pub fn precision(name: &str) -> Result<ActivationPrecision, Failure> {
-    let known = ActivationPrecision::ALL.iter().copied().find(|precision| precision.name() == name);
-    known.ok_or_else(|| Failure::usage(format!("--precision {name}: not known")))
 }
 
 /// Why `isa` is used, in a few words.

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bonsai_core::kernels::gemm::ActivationPrecision;
-use bonsai_core::{ErrorKind, Isa, Meter, Pipeline, PipelineOptions};
+use bonsai_core::{ActivationPrecision, ErrorKind, Isa, Meter, Pipeline, PipelineOptions};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
@@ -27,15 +26,21 @@ pub struct EngineArgs {
 
 #[derive(Debug, Args)]
 pub struct KernelArgs {
-    /// Instruction set, no better than this CPU's: portable, avx2, avx512 [default: $BONSAI_ISA, else the best]
+    /// Instruction set, no better than this CPU's: portable, avx2, avxvnni, avx512, avx512vnni, avx512bf16; neon, dotprod, i8mm [default: $BONSAI_ISA, else the best]
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
-    /// Arithmetic of the activations in the linears; f32, the exact one, is the only one so far
+    /// How activations enter the linears with packed weights: f32 is exact, int16 finer than bf16 and faster, the rest
+    /// coarser
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ActivationPrecision::ALL.iter().map(|p| p.name())), default_value = ActivationPrecision::default().name())]
-    pub precision: String,
+    precision: String,
 }
 
 impl KernelArgs {
+    pub fn precision(&self) -> ActivationPrecision {
+        // clap has seen to the name
+        ActivationPrecision::named(&self.precision).unwrap_or_default()
+    }
+
     pub fn isa(&self) -> Result<Isa, Failure> {
         let (isa, option) = match &self.isa {
             Some(name) => (Isa::named(name), true),
@@ -56,11 +61,18 @@ pub struct Loaded {
 }
 
 impl EngineArgs {
-    pub fn load(&self, choice: &Choice, isa: Isa, meter: Option<Arc<Meter>>) -> Result<Loaded, Failure> {
+    pub fn load(
+        &self,
+        choice: &Choice,
+        isa: Isa,
+        precision: ActivationPrecision,
+        meter: Option<Arc<Meter>>,
+    ) -> Result<Loaded, Failure> {
         let options = PipelineOptions {
             threads: self.threads.map(usize::from),
             isa: Some(isa),
             max_memory: self.max_memory,
+            precision,
             meter,
             ..PipelineOptions::default()
         };

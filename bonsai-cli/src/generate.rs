@@ -129,7 +129,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
         progress.note(&note);
     }
     progress.stage("loading the model");
-    let Loaded { pipeline, took } = args.engine.load(&choice, isa, None)?;
+    let Loaded { pipeline, took } = args.engine.load(&choice, isa, args.kernel.precision(), None)?;
     progress.done("load");
     let pipeline = pipeline.with_cancel(interrupt.token.clone());
     interrupt.orderly();
@@ -147,7 +147,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
         guidance: None,
         rng: args.rng.name(),
         model: pipeline.name().to_owned(),
-        precision: &args.kernel.precision,
+        precision: args.kernel.precision().name(),
         isa: pipeline.cpu().isa().name(),
         threads: pipeline.cpu().threads(),
         tokens_used: 0,

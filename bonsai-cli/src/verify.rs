@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use bonsai_core::ActivationPrecision;
 use bonsai_core::image::{Image, Recipe, read_png_text};
-use bonsai_core::kernels::gemm::ActivationPrecision;
 use bonsai_core::{Isa, Request, Schedule};
 use clap::Args;
 
@@ -36,9 +36,8 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let (width, height) = (recipe.width, recipe.height);
     let in_recipe =
         |what: String| Failure::new(Code::Model, format!("{}: recipe: {what}", args.image.display()));
-    if ActivationPrecision::ALL.iter().all(|known| known.name() != recipe.precision) {
-        return Err(in_recipe(format!("precision {:?} is not known", recipe.precision)));
-    }
+    let precision = ActivationPrecision::named(&recipe.precision)
+        .ok_or_else(|| in_recipe(format!("precision {:?} is not known", recipe.precision)))?;
     if (recorded.width(), recorded.height()) != (width, height) {
         return Err(Failure::new(
             Code::Failed,
@@ -66,7 +65,7 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     }
     let choice = model::choose(args.engine.model.as_deref())?;
     progress.stage("loading the model");
-    let Loaded { pipeline, .. } = args.engine.load(&choice, isa, None)?;
+    let Loaded { pipeline, .. } = args.engine.load(&choice, isa, precision, None)?;
     progress.done("load");
     if pipeline.name() != recipe.model.name {
         progress.note(&format!(

@@ -72,6 +72,7 @@ pub use context::{Context, OnPart, Probe};
 pub use error::{Error, ErrorKind, Result};
 pub use estimate::{Estimate, Plan, Stage, StageEstimate, estimate};
 pub use image::Image;
+pub use kernels::gemm::ActivationPrecision;
 pub use kernels::{CancelToken, Isa, Meter};
 pub use latents::Latents;
 pub use model::Defaults;

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bonsai_kernels::gemm::ActivationPrecision;
 use bonsai_kernels::{Allocator, Cpu, Isa, Meter, ParallelFor, RayonThreads};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +18,8 @@ pub struct PipelineOptions {
     pub allocator: Option<Arc<dyn Allocator>>,
     /// The instruction set; `BONSAI_ISA`, or else the best, when `None`.
     pub isa: Option<Isa>,
+    /// How activations enter the linears whose weights are packed codes.
+    pub precision: ActivationPrecision,
     /// Hidden states of the text encoder that make the prompt embeddings, instead of the model's.
     pub text_encoder_out_layers: Option<Vec<usize>>,
     /// Tokens of a prompt, padding included, instead of the model's.
@@ -33,6 +36,7 @@ impl fmt::Debug for PipelineOptions {
         f.debug_struct("PipelineOptions")
             .field("threads", &self.threads)
             .field("isa", &self.isa)
+            .field("precision", &self.precision.name())
             .finish_non_exhaustive()
     }
 }
@@ -64,7 +68,10 @@ impl PipelineOptions {
                     })?)
                 }
             };
-        let mut cpu = Cpu::new(isa).with_threads(threads).with_allocator(self.allocator());
+        let mut cpu = Cpu::new(isa)
+            .with_precision(self.precision)
+            .with_threads(threads)
+            .with_allocator(self.allocator());
         if let Some(meter) = &self.meter {
             cpu = cpu.with_meter(Arc::clone(meter));
         }

@@ -25,9 +25,6 @@ use crate::tokenizer::Tokenizer;
 use crate::transformer::{Conditioning, Flux2Transformer, Scratch, image_positions, text_positions};
 use crate::vae::{Tiling, Vae};
 
-/// The precision that activations are computed in.
-const PRECISION: &str = "f32";
-
 /// A loaded model, ready to paint. Cheap to clone; clones share the weights, and several threads may use one.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
@@ -535,7 +532,7 @@ impl Pipeline {
             height,
             guidance,
             isa_class: self.cpu.isa().name().to_owned(),
-            precision: PRECISION.to_owned(),
+            precision: self.cpu.precision().name().to_owned(),
             max_sequence_length,
             text_encoder_out_layers: taps.clone(),
             vae_tiling: request.vae_tiling,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::aligned::{AlignedBuf, Allocator, Element, SystemAllocator};
 use crate::error::{KernelError, Result};
+use crate::gemm::ActivationPrecision;
 use crate::isa::Isa;
 use crate::threads::{ParallelFor, Serial};
 
@@ -66,6 +67,7 @@ impl Meter {
 #[derive(Clone)]
 pub struct Cpu {
     isa: Isa,
+    precision: ActivationPrecision,
     threads: Arc<dyn ParallelFor>,
     allocator: Arc<dyn Allocator>,
     cancel: CancelToken,
@@ -76,21 +78,28 @@ impl fmt::Debug for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cpu")
             .field("isa", &self.isa.name())
+            .field("precision", &self.precision.name())
             .field("threads", &self.threads.threads())
             .finish()
     }
 }
 
 impl Cpu {
-    /// This instruction set on the caller's thread alone.
+    /// This instruction set on the caller's thread alone, with activations in f32.
     pub fn new(isa: Isa) -> Self {
         Self {
             isa,
+            precision: ActivationPrecision::default(),
             threads: Arc::new(Serial),
             allocator: Arc::new(SystemAllocator),
             cancel: CancelToken::new(),
             meter: None,
         }
+    }
+
+    /// The same, whose linears take activations in this precision.
+    pub fn with_precision(self, precision: ActivationPrecision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The same with these threads.
@@ -116,6 +125,11 @@ impl Cpu {
     /// The instruction set that kernels use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// How activations enter linears.
+    pub fn precision(&self) -> ActivationPrecision {
+        self.precision
     }
 
     /// How many threads work at once.

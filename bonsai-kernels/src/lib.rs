@@ -34,6 +34,7 @@ pub mod conv2d;
 mod cpu;
 mod error;
 pub mod gemm;
+mod int_tile;
 mod isa;
 #[cfg(target_arch = "x86_64")]
 mod lookup;

@@ -1,7 +1,7 @@
 use bonsai_kernels::Cpu;
 use bonsai_kernels::activation::swiglu;
 use bonsai_kernels::attention::{Heads, Mask, attention};
-use bonsai_kernels::gemm::{ActivationPrecision, Activations};
+use bonsai_kernels::gemm::Activations;
 use bonsai_kernels::norm::{rms_norm, rms_norm_heads};
 use bonsai_kernels::rope::{RopePairs, rope};
 use bonsai_kernels::weights::Weights as Matrix;
@@ -202,7 +202,7 @@ impl DecoderLayer {
         s: &mut Scratch,
     ) -> Result<()> {
         rms_norm(cpu, x.view(), c.rms_norm_eps, &self.input_norm, s.norm.view_mut())?;
-        let h = Activations::prepare(cpu, s.norm.view(), ActivationPrecision::F32)?;
+        let h = Activations::new(cpu, s.norm.view());
         self.q.forward(cpu, &h, s.q.view_mut())?;
         self.k.forward(cpu, &h, s.k.view_mut())?;
         self.v.forward(cpu, &h, s.v.view_mut())?;
@@ -216,7 +216,7 @@ impl DecoderLayer {
         self.o.add(cpu, s.attn.view(), x.view_mut())?;
 
         rms_norm(cpu, x.view(), c.rms_norm_eps, &self.post_attention_norm, s.norm.view_mut())?;
-        let h = Activations::prepare(cpu, s.norm.view(), ActivationPrecision::F32)?;
+        let h = Activations::new(cpu, s.norm.view());
         let (tokens, width) = (x.tokens(), c.intermediate_size);
         self.gate.forward(cpu, &h, s.gate_up.block_mut(0..tokens, 0..width))?;
         self.up.forward(cpu, &h, s.gate_up.block_mut(0..tokens, width..2 * width))?;

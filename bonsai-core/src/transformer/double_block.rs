@@ -3,7 +3,7 @@ use std::ops::Range;
 use bonsai_kernels::Cpu;
 use bonsai_kernels::activation::{add_gated, swiglu};
 use bonsai_kernels::attention::{Heads, Mask, attention};
-use bonsai_kernels::gemm::{ActivationPrecision, Activations};
+use bonsai_kernels::gemm::Activations;
 use bonsai_kernels::norm::{layer_norm_modulate, rms_norm_heads};
 use bonsai_kernels::rope::{RopePairs, rope};
 
@@ -100,7 +100,7 @@ impl Stream {
         let cpu = cx.cpu;
         let Modulation { shift, scale, .. } = modulation;
         layer_norm_modulate(cpu, s.x.rows(rows.clone()), c.eps, shift, scale, s.norm.rows_mut(rows.clone()))?;
-        let h = Activations::prepare(cpu, s.norm.rows(rows.clone()), ActivationPrecision::F32)?;
+        let h = Activations::new(cpu, s.norm.rows(rows.clone()));
         self.q.forward(cpu, &h, s.q.rows_mut(rows.clone()))?;
         self.k.forward(cpu, &h, s.k.rows_mut(rows.clone()))?;
         self.v.forward(cpu, &h, s.v.rows_mut(rows.clone()))?;

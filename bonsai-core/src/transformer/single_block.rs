@@ -1,5 +1,5 @@
 use bonsai_kernels::activation::{add_gated, swiglu};
-use bonsai_kernels::gemm::{ActivationPrecision, Activations};
+use bonsai_kernels::gemm::Activations;
 use bonsai_kernels::norm::{layer_norm_modulate, rms_norm_heads};
 
 use super::double_block::{chunks, joint_attention};
@@ -52,7 +52,7 @@ impl SingleStreamBlock {
         let cpu = cx.cpu;
         let Modulation { shift, scale, gate } = modulation;
         layer_norm_modulate(cpu, s.x.view(), c.eps, shift, scale, s.norm.view_mut())?;
-        let h = Activations::prepare(cpu, s.norm.view(), ActivationPrecision::F32)?;
+        let h = Activations::new(cpu, s.norm.view());
         self.q.forward(cpu, &h, s.q.view_mut())?;
         self.k.forward(cpu, &h, s.k.view_mut())?;
         self.v.forward(cpu, &h, s.v.view_mut())?;

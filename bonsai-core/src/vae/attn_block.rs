@@ -1,5 +1,5 @@
 use bonsai_kernels::attention::{Heads, Mask, attention};
-use bonsai_kernels::gemm::{ActivationPrecision, Activations};
+use bonsai_kernels::gemm::Activations;
 
 use super::{GroupNorm, VaeConfig};
 use crate::context::Context;
@@ -41,7 +41,7 @@ impl AttnBlock {
         let zeros = || TokenBuffer::zeros(cpu, tokens, self.channels);
         let mut norm = zeros()?;
         self.norm.of(cx, &x)?.apply(cpu, x.pixels(), norm.view_mut())?;
-        let h = Activations::prepare(cpu, norm.view(), ActivationPrecision::F32)?;
+        let h = Activations::new(cpu, norm.view());
         let (mut q, mut k, mut v) = (zeros()?, zeros()?, zeros()?);
         self.q.forward(cpu, &h, q.view_mut())?;
         self.k.forward(cpu, &h, k.view_mut())?;

@@ -8,7 +8,7 @@ use super::linear::{LinearKind, LinearShape, test_activations, test_weights};
 use super::{Ceiling, CeilingLoop};
 use crate::Cpu;
 use crate::error::Result;
-use crate::gemm::{ActivationPrecision, Activations, Epilogue, kernel_name};
+use crate::gemm::{ActivationPrecision, Epilogue, kernel_name, matmul};
 use crate::weights::Weights;
 
 /// Fewer runs than this say little on a machine that does other things too.
@@ -131,6 +131,7 @@ pub fn measure(
     runs: usize,
     longest: Duration,
 ) -> Result<KernelRate> {
+    let cpu = cpu.clone().with_precision(precision);
     let copies = if shape.m == 1 { (STREAMED_BYTES / kind.bytes(shape.k, shape.n)).max(1) } else { 1 };
     let weights = test_weights(kind, shape.n * copies, shape.k);
     let parts: Vec<Weights> =
@@ -139,8 +140,7 @@ pub fn measure(
     let mut y = Array2::zeros((shape.m, shape.n));
     let mut multiply = |rows: usize| -> Result<()> {
         for part in &parts {
-            let prepared = Activations::prepare(cpu, x.slice(s![..rows, ..]), precision)?;
-            prepared.matmul(cpu, part, y.slice_mut(s![..rows, ..]), Epilogue::Store)?;
+            matmul(&cpu, x.slice(s![..rows, ..]), part, y.slice_mut(s![..rows, ..]), Epilogue::Store)?;
         }
         Ok(())
     };
@@ -154,13 +154,13 @@ pub fn measure(
         enough if enough >= 1.0 => shape.m,
         part => ((shape.m as f64 * part) as usize / ROW_UNIT * ROW_UNIT).clamp(few, shape.m),
     };
-    let mut runner = Interleaved::new(cpu, Ceiling::of(precision, cpu.isa()))?;
+    let mut runner = Interleaved::new(&cpu, Ceiling::of(precision, cpu.isa()))?;
     for _ in 0..runs.max(1) {
         runner.run(|| multiply(rows))?;
     }
     let shape = LinearShape { m: rows, ..shape };
     Ok(KernelRate {
-        name: kernel_name(cpu.isa(), &weights),
+        name: kernel_name(cpu.isa(), precision, &weights),
         isa: cpu.isa().name(),
         weights: kind,
         activations: precision,

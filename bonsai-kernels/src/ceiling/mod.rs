@@ -69,7 +69,7 @@ impl Ceiling {
         let wanted: &[Self] = match precision.name() {
             "int16" => &[Self::Lookup, Self::Int8Dot],
             "bf16" => &[Self::Bf16Dot],
-            "int8" => &[Self::Int8Dot],
+            "int8" | "int8-row" => &[Self::Int8Dot],
             "int4" | "int2" | "binary" => &[Self::Popcount],
             _ => &[],
         };

@@ -5,53 +5,68 @@ use std::time::Instant;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use super::epilogue::Epilogue;
-use super::microkernel::{Microkernel, TileRows};
+use super::microkernel::{Element, Microkernel, Tile, TileRows};
+use super::rows::RowForm;
 use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
 
 /// Rows of one task: many enough to pay for laying out the weights, few enough to stay in the second-level cache.
 const ROWS_PER_TASK: usize = 192;
-/// Columns of one task: a task is some milliseconds, which is how long a cancel waits.
-const COLUMNS_PER_TASK: usize = 1024;
+/// Columns of one task, the most that keep all threads busy: wide tasks prepare a tile of rows less often.
+const COLUMNS_PER_TASK: [usize; 4] = [3072, 1536, 1024, 512];
+/// Tasks that each thread should have at least.
+const TASKS_PER_THREAD: usize = 4;
 /// Prepared rows are padded to a multiple of this, which every kernel's tile divides.
-pub(super) const ROW_MULTIPLE: usize = 12;
-/// Prepared rows end in zeros, at least up to a multiple of the largest group that a kernel scales by.
-const COLUMN_MULTIPLE: usize = 256;
-/// Keeps rows whose length is a power of two out of the same cache sets.
-const ROW_PADDING: usize = 16;
+const ROW_MULTIPLE: usize = 12;
 
-/// Activations as one microkernel wants them, prepared once and shared by all linears that read the same rows.
-pub(crate) struct PreparedRows<E: crate::Element> {
-    data: AlignedBuf<E>,
-    row_len: usize,
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
+/// Activations in one form, prepared once and shared by all linears that read it.
+pub(crate) struct PreparedRows<F: RowForm> {
+    data: AlignedBuf<F::Element>,
+    scales: AlignedBuf<f32>,
+    rows: usize,
+    cols: usize,
 }
 
-pub(crate) fn prepare<W, K: Microkernel<W>>(
-    cpu: &Cpu,
-    kernel: K,
-    x: ArrayView2<'_, f32>,
-) -> Result<PreparedRows<K::Row>> {
-    let (rows, cols) = x.dim();
-    assert!(ROW_MULTIPLE.is_multiple_of(K::MR), "a tile of {} rows", K::MR);
-    let row_len = cols.next_multiple_of(COLUMN_MULTIPLE) + ROW_PADDING;
-    let mut data = cpu.buffer(rows.next_multiple_of(ROW_MULTIPLE) * row_len)?;
-    if rows > 0 {
-        let blocks = data.chunks_mut(32 * row_len).zip(x.axis_chunks_iter(Axis(0), 32)).collect();
+impl<F: RowForm> PreparedRows<F> {
+    pub(crate) fn new(cpu: &Cpu, x: ArrayView2<'_, f32>) -> Result<Self> {
+        let (rows, cols) = x.dim();
+        let padded = rows.next_multiple_of(ROW_MULTIPLE);
+        let (row_len, scales_len) = (F::len(cols), F::scales(cols));
+        let mut data = cpu.buffer(padded * row_len)?;
+        let mut scales = cpu.buffer(padded * scales_len)?;
+        let mut blocks = Vec::new();
+        let (mut data_left, mut scales_left) = (&mut *data, &mut *scales);
+        for x in x.axis_chunks_iter(Axis(0), 32).take(if rows > 0 { usize::MAX } else { 0 }) {
+            let (data, scales);
+            (data, data_left) = data_left.split_at_mut(x.nrows() * row_len);
+            (scales, scales_left) = scales_left.split_at_mut(x.nrows() * scales_len);
+            blocks.push((x, data, scales));
+        }
         cpu.for_each(
             blocks,
-            || Ok(()),
-            |(), (out, x)| {
-                for (row, x) in out.chunks_exact_mut(row_len).zip(x.rows()) {
-                    kernel.prepare_row(contiguous(x.to_slice()), row);
+            || Ok(Vec::new()),
+            |spare, (x, data, scales)| {
+                for (i, x) in x.rows().into_iter().enumerate() {
+                    let row = &mut data[i * row_len..][..row_len];
+                    let scales = &mut scales[i * scales_len..][..scales_len];
+                    F::prepare(cpu.isa(), contiguous(x.to_slice()), row, scales, spare);
                 }
                 Ok(())
             },
         )?;
+        Ok(Self { data, scales, rows, cols })
     }
-    Ok(PreparedRows { data, row_len, rows, cols })
+
+    fn tile(&self, first_row: usize) -> TileRows<'_, F::Element> {
+        let (row_len, scales_len) = (F::len(self.cols), F::scales(self.cols));
+        TileRows {
+            rows: &self.data[first_row * row_len..],
+            row_len,
+            scales: &self.scales[first_row * scales_len..],
+            scales_len,
+        }
+    }
 }
 
 fn contiguous<T>(row: Option<T>) -> T {
@@ -62,7 +77,7 @@ fn contiguous<T>(row: Option<T>) -> T {
 pub(crate) fn drive<W: Sync, K: Microkernel<W>>(
     cpu: &Cpu,
     kernel: K,
-    rows: &PreparedRows<K::Row>,
+    rows: &PreparedRows<K::Rows>,
     weights: &W,
     columns: usize,
     out: ArrayViewMut2<'_, f32>,
@@ -71,19 +86,23 @@ pub(crate) fn drive<W: Sync, K: Microkernel<W>>(
     assert_eq!(out.dim(), (rows.rows, columns), "shape of a GEMM's output");
     epilogue.check(columns);
     let started = Instant::now();
+    assert!(ROW_MULTIPLE.is_multiple_of(K::MR), "a tile of {} rows", K::MR);
     let row_block = ROWS_PER_TASK.next_multiple_of(ROW_MULTIPLE);
+    let row_blocks = rows.rows.div_ceil(row_block);
+    let enough = |&c: &usize| row_blocks * columns.div_ceil(c) >= TASKS_PER_THREAD * cpu.threads();
+    let column_block = COLUMNS_PER_TASK.into_iter().find(enough).unwrap_or(COLUMNS_PER_TASK[3]);
     let mut tasks = Vec::new();
     let mut out = out;
     for (i, out) in out.axis_chunks_iter_mut(Axis(0), row_block).enumerate() {
-        for (j, out) in split_columns(out).into_iter().enumerate() {
-            tasks.push((i * row_block, j * COLUMNS_PER_TASK, out));
+        for (j, out) in split_columns(out, column_block).into_iter().enumerate() {
+            tasks.push((i * row_block, j * column_block, out));
         }
     }
     cpu.for_each(
         tasks,
         || {
             let rows = row_block.min(rows.rows.next_multiple_of(K::MR));
-            Scratch::new(cpu, kernel, weights, rows, columns.min(COLUMNS_PER_TASK))
+            Scratch::new(cpu, kernel, weights, rows, columns.min(column_block))
         },
         |scratch, (first_row, first_column, out)| {
             task(cpu, kernel, rows, weights, first_row, first_column, out, epilogue, scratch)
@@ -95,11 +114,11 @@ pub(crate) fn drive<W: Sync, K: Microkernel<W>>(
     Ok(())
 }
 
-fn split_columns(out: ArrayViewMut2<'_, f32>) -> Vec<ArrayViewMut2<'_, f32>> {
+fn split_columns(out: ArrayViewMut2<'_, f32>, columns: usize) -> Vec<ArrayViewMut2<'_, f32>> {
     let mut parts = Vec::new();
     let mut rest = out;
-    while rest.ncols() > COLUMNS_PER_TASK {
-        let (left, right) = rest.split_at(Axis(1), COLUMNS_PER_TASK);
+    while rest.ncols() > columns {
+        let (left, right) = rest.split_at(Axis(1), columns);
         parts.push(left);
         rest = right;
     }
@@ -111,7 +130,6 @@ struct Scratch<K: Microkernel<W>, W> {
     /// The panels of one pass, one behind the other.
     panels: AlignedBuf<K::Panel>,
     operand: AlignedBuf<K::Operand>,
-    sums: AlignedBuf<K::Sum>,
     /// Results of one pass: for each tile of rows, for each panel, `[MR, width]`.
     acc: AlignedBuf<f32>,
 }
@@ -123,7 +141,6 @@ impl<W, K: Microkernel<W>> Scratch<K, W> {
         Ok(Self {
             panels: cpu.buffer(panels * kernel.panel_len(width, depth))?,
             operand: cpu.buffer(kernel.operand_len(depth))?,
-            sums: cpu.buffer(K::MR * width)?,
             acc: cpu.buffer(rows * panels * width)?,
         })
     }
@@ -133,7 +150,7 @@ impl<W, K: Microkernel<W>> Scratch<K, W> {
 fn task<W, K: Microkernel<W>>(
     cpu: &Cpu,
     kernel: K,
-    rows: &PreparedRows<K::Row>,
+    rows: &PreparedRows<K::Rows>,
     weights: &W,
     first_row: usize,
     first_column: usize,
@@ -153,7 +170,6 @@ fn task<W, K: Microkernel<W>>(
         let tile_len = K::MR * width;
         let acc = &mut scratch.acc[..tiles * panels * tile_len];
         acc.fill(0.0);
-        let sums = &mut scratch.sums[..tile_len];
         for start in (0..rows.cols).step_by(depth) {
             cpu.check()?;
             let inputs = start..rows.cols.min(start + depth);
@@ -165,20 +181,21 @@ fn task<W, K: Microkernel<W>>(
             }
             let operand = &mut scratch.operand[..kernel.operand_len(inputs.len())];
             for (tile, acc) in acc.chunks_exact_mut(panels * tile_len).enumerate() {
-                let rows_of_tile = &rows.data[(first_row + tile * K::MR) * rows.row_len..];
-                kernel.prepare_tile(rows_of_tile, rows.row_len, inputs.clone(), operand);
-                let tile = TileRows { rows: rows_of_tile, row_len: rows.row_len, operand: &*operand };
-                for (panel, acc) in all.chunks_exact(panel_len).zip(acc.chunks_exact_mut(tile_len)) {
-                    kernel.accumulate(tile, inputs.clone(), panel, width, sums);
-                    kernel.flush(sums, panel, width, acc);
-                }
+                let rows: TileRows<'_, Element<K, W>> = rows.tile(first_row + tile * K::MR);
+                kernel.prepare_tile(rows, inputs.clone(), operand);
+                let tile = Tile { rows, operand: &*operand, panels: &*all };
+                kernel.multiply(tile, inputs.clone(), width, acc);
             }
         }
         for (row, mut out) in out.rows_mut().into_iter().enumerate() {
             let out = &mut contiguous(out.as_slice_mut())[column..column + used];
-            let acc = &acc[row / K::MR * panels * tile_len + row % K::MR * width..];
+            let acc = &mut acc[row / K::MR * panels * tile_len + row % K::MR * width..];
+            let scale = K::Rows::ROW_SCALE.then(|| rows.tile(first_row + row).scales[0]);
             for (i, out) in out.chunks_mut(width).enumerate() {
-                let product = &acc[i * tile_len..][..out.len()];
+                let product = &mut acc[i * tile_len..][..out.len()];
+                if let Some(scale) = scale {
+                    product.iter_mut().for_each(|p| *p *= scale);
+                }
                 epilogue.store(product, first_column + column + i * width, out);
             }
         }

@@ -1,6 +1,7 @@
 use std::ops::Range;
 
-use super::microkernel::{Microkernel, TileRows};
+use super::microkernel::{Microkernel, Tile, TileRows};
+use super::rows::PlainRows;
 use crate::tile::{F32Tile, with_width};
 use crate::weights::ExpandF32;
 
@@ -16,10 +17,9 @@ impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
     const MR: usize = T::MR;
     // one panel, which stays in the first-level cache while the rows pass
     const COLUMNS: usize = 64;
-    type Row = f32;
+    type Rows = PlainRows;
     type Operand = f32;
     type Panel = f32;
-    type Sum = f32;
 
     fn depth(self, _: &W) -> usize {
         DEPTH
@@ -37,10 +37,6 @@ impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
         0
     }
 
-    fn prepare_row(self, x: &[f32], row: &mut [f32]) {
-        row[..x.len()].copy_from_slice(x);
-    }
-
     fn prepare_weights(
         self,
         weights: &W,
@@ -52,23 +48,13 @@ impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
         with_width!(width, LANES => self.0.run(|| weights.expand::<LANES>(first_column, inputs, panel)));
     }
 
-    fn prepare_tile(self, _: &[f32], _: usize, _: Range<usize>, _: &mut [f32]) {}
+    fn prepare_tile(self, _: TileRows<'_, f32>, _: Range<usize>, _: &mut [f32]) {}
 
-    fn accumulate(
-        self,
-        tile: TileRows<'_, f32, f32>,
-        inputs: Range<usize>,
-        panel: &[f32],
-        width: usize,
-        sums: &mut [f32],
-    ) {
-        sums.fill(0.0);
-        self.0.tile(width, inputs.len(), &tile.rows[inputs.start..], tile.row_len, panel, sums);
-    }
-
-    fn flush(self, sums: &[f32], _: &[f32], _: usize, acc: &mut [f32]) {
-        for (acc, sum) in acc.iter_mut().zip(sums) {
-            *acc += sum;
+    fn multiply(self, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]) {
+        let TileRows { rows, row_len, .. } = tile.rows;
+        let panels = tile.panels.chunks_exact(inputs.len() * width);
+        for (panel, acc) in panels.zip(acc.chunks_exact_mut(T::MR * width)) {
+            self.0.tile(width, inputs.len(), &rows[inputs.start..], row_len, panel, acc);
         }
     }
 }

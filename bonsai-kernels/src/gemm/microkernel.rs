@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use crate::aligned::Element;
+use super::rows::RowForm;
+use crate::aligned;
 
 /// How one kind of weights `W` is multiplied on one instruction set with one kind of activations.
 ///
@@ -16,14 +17,12 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
     /// Columns that pass by before the next tile of rows is prepared: as many as make `prepare_tile` cheap, as few as
     /// keep their panels in the second-level cache.
     const COLUMNS: usize;
-    /// Element of a prepared row: plain f32, or quantised integers.
-    type Row: Element;
+    /// How rows are prepared.
+    type Rows: RowForm;
     /// Element of what a tile of rows becomes for one K block, as look-up tables.
-    type Operand: Element;
+    type Operand: aligned::Element;
     /// Element of a weight panel.
-    type Panel: Element;
-    /// Element of the sums inside a group.
-    type Sum: Element;
+    type Panel: aligned::Element;
 
     /// Inputs in one K block: a multiple of 32 and of the weights' group, where sums are scaled by group.
     fn depth(self, weights: &W) -> usize;
@@ -34,8 +33,6 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
     /// Elements of a tile's operand for `depth` inputs; 0 when `accumulate` reads the rows themselves.
     fn operand_len(self, depth: usize) -> usize;
 
-    /// Turns one row of activations into its prepared form, once for all columns. `row` has zeros behind its end.
-    fn prepare_row(self, x: &[f32], row: &mut [Self::Row]);
     /// Lays out the weights of columns `first_column..first_column + width` and inputs `inputs`.
     fn prepare_weights(
         self,
@@ -45,37 +42,36 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
         inputs: Range<usize>,
         panel: &mut [Self::Panel],
     );
-    /// Builds the operand of `MR` prepared rows, `row_len` apart, for `inputs`.
+    /// Builds the operand of `MR` prepared rows for `inputs`.
     fn prepare_tile(
         self,
-        rows: &[Self::Row],
-        row_len: usize,
+        rows: TileRows<'_, Element<Self, W>>,
         inputs: Range<usize>,
         operand: &mut [Self::Operand],
     );
-    /// Sets `sums` `[MR, width]` to the sums of products over `inputs`.
-    fn accumulate(
-        self,
-        tile: TileRows<'_, Self::Row, Self::Operand>,
-        inputs: Range<usize>,
-        panel: &[Self::Panel],
-        width: usize,
-        sums: &mut [Self::Sum],
-    );
-    /// Ends a K block: scales `sums` where the panel did not, adds them to `acc` `[MR, width]`.
-    fn flush(self, sums: &[Self::Sum], panel: &[Self::Panel], width: usize, acc: &mut [f32]);
+    /// `acc += rows * weights` over `inputs` for all panels, `acc` `[panels][MR][width]`.
+    fn multiply(self, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]);
 }
 
-/// `MR` rows as `accumulate` may read them.
+/// Element of the rows that a kernel reads.
+pub(crate) type Element<K, W> = <<K as Microkernel<W>>::Rows as RowForm>::Element;
+
+/// `MR` prepared rows.
 #[derive(Clone, Copy)]
-pub(crate) struct TileRows<'a, R, O> {
-    /// The prepared rows, `row_len` apart.
+pub(crate) struct TileRows<'a, R> {
+    /// The rows, `row_len` apart.
     pub(crate) rows: &'a [R],
     pub(crate) row_len: usize,
-    /// What `prepare_tile` made of them.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(dead_code, reason = "no kernel with tables on this target")
-    )]
-    pub(crate) operand: &'a [O],
+    /// Their scales, `scales_len` apart.
+    pub(crate) scales: &'a [f32],
+    pub(crate) scales_len: usize,
+}
+
+/// What one call of `multiply` reads.
+pub(crate) struct Tile<'a, K: Microkernel<W>, W> {
+    pub(crate) rows: TileRows<'a, Element<K, W>>,
+    /// What `prepare_tile` made of the rows.
+    pub(crate) operand: &'a [K::Operand],
+    /// The panels of a pass, one behind the other.
+    pub(crate) panels: &'a [K::Panel],
 }

@@ -1,69 +1,54 @@
 //! Activations times weights, for every kind of weights: `y[M, N] = x[M, K] * w[N, K]^T`.
 
+mod codes;
 mod driver;
 mod epilogue;
 mod f32_kernel;
 #[cfg(target_arch = "x86_64")]
+mod int16_lookup_kernel;
+mod int_kernel;
+#[cfg(target_arch = "x86_64")]
 mod lookup_kernel;
 mod microkernel;
+mod precision;
 pub mod reference;
+mod rows;
 
 pub use epilogue::Epilogue;
+pub use precision::ActivationPrecision;
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::Cpu;
 use crate::error::Result;
-use crate::isa::{Isa, dispatch};
+use crate::isa::{Isa, Vectors, dispatch};
 use crate::weights::{Weights, each_kind};
+use driver::PreparedRows;
 use f32_kernel::F32Kernel;
+use int_kernel::IntKernel;
+#[cfg(target_arch = "x86_64")]
+use int16_lookup_kernel::Int16LookupKernel;
 #[cfg(target_arch = "x86_64")]
 use lookup_kernel::LookupKernel;
 use microkernel::Microkernel;
+use rows::{Int8Rows, Int16Rows, RowForm};
 
-/// How activations enter a linear.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum ActivationPrecision {
-    /// As they are. The error of a result is that of an f32 sum.
-    #[default]
-    F32,
-}
-
-impl ActivationPrecision {
-    /// All precisions.
-    pub const ALL: &'static [Self] = &[Self::F32];
-
-    /// `f32`
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-        }
-    }
-}
-
-/// Rows of activations `[M, K]`, prepared once for all linears that read them.
-pub struct Activations {
-    rows: driver::PreparedRows<f32>,
+/// Rows of activations `[M, K]`, prepared once for all linears that read them: each form that some linear needs is made
+/// when the first one asks for it.
+pub struct Activations<'a> {
+    x: ArrayView2<'a, f32>,
     isa: Isa,
+    precision: ActivationPrecision,
+    forms: Mutex<Vec<(&'static str, Arc<dyn Any + Send + Sync>)>>,
 }
 
-impl Activations {
-    /// Prepares `x` `[M, K]`, whose rows are contiguous.
-    ///
-    /// # Errors
-    /// When the buffer can't be had, or the work was cancelled.
-    pub fn prepare(cpu: &Cpu, x: ArrayView2<'_, f32>, precision: ActivationPrecision) -> Result<Self> {
-        let isa = cpu.isa();
-        match precision {
-            ActivationPrecision::F32 => {
-                // plain rows, which every kernel with f32 activations reads alike
-                let rows = dispatch!(isa, t => {
-                    driver::prepare::<crate::weights::DenseWeights, _>(cpu, F32Kernel(t), x)?
-                });
-                Ok(Self { rows, isa })
-            }
-        }
+impl<'a> Activations<'a> {
+    /// Rows of `x` `[M, K]`, each contiguous, for linears with the precision of `cpu`.
+    pub fn new(cpu: &Cpu, x: ArrayView2<'a, f32>) -> Self {
+        Self { x, isa: cpu.isa(), precision: cpu.precision(), forms: Mutex::default() }
     }
 
     /// `out = epilogue(self * weights^T)`, `out` `[M, N]` with contiguous rows.
@@ -72,7 +57,7 @@ impl Activations {
     /// When a buffer can't be had, or the work was cancelled (`out` is then partly written).
     ///
     /// # Panics
-    /// When the shapes don't fit, or `cpu` has another instruction set than these rows were prepared for.
+    /// When the shapes don't fit, or `cpu` has another instruction set than these rows are for.
     pub fn matmul(
         &self,
         cpu: &Cpu,
@@ -80,37 +65,156 @@ impl Activations {
         out: ArrayViewMut2<'_, f32>,
         epilogue: Epilogue<'_>,
     ) -> Result<()> {
-        assert_eq!(self.isa, cpu.isa(), "activations were prepared for another instruction set");
-        assert_eq!(self.rows.cols, weights.cols(), "inputs of a GEMM");
-        with_kernel!(cpu.isa(), weights, |kernel, w| {
-            driver::drive(cpu, kernel, &self.rows, w, weights.rows(), out, epilogue)
+        assert_eq!(self.isa, cpu.isa(), "activations are for another instruction set");
+        assert_eq!(self.x.ncols(), weights.cols(), "inputs of a GEMM");
+        with_kernel!(self.isa, self.precision, weights, |kernel, w| {
+            self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
         })
+    }
+
+    fn multiply<W: Sync, K: Microkernel<W>>(
+        &self,
+        cpu: &Cpu,
+        kernel: K,
+        weights: &W,
+        columns: usize,
+        out: ArrayViewMut2<'_, f32>,
+        epilogue: Epilogue<'_>,
+    ) -> Result<()> {
+        let rows = self.form::<K::Rows>(cpu)?;
+        driver::drive(cpu, kernel, &rows, weights, columns, out, epilogue)
+    }
+
+    fn form<F: RowForm>(&self, cpu: &Cpu) -> Result<Arc<PreparedRows<F>>> {
+        let mut forms = self.forms.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = forms.iter().find(|(name, _)| *name == F::NAME);
+        if let Some(rows) = known.and_then(|(_, rows)| Arc::clone(rows).downcast().ok()) {
+            return Ok(rows);
+        }
+        let rows = Arc::new(PreparedRows::<F>::new(cpu, self.x)?);
+        forms.push((F::NAME, Arc::clone(&rows) as _));
+        Ok(rows)
     }
 }
 
 /// The one place that chooses: calls `$body` with `$kernel` bound to the microkernel for these weights on this
-/// instruction set, and `$w` to the weights of whatever kind.
+/// instruction set with activations of this precision, and `$w` to the weights of whatever kind.
 macro_rules! with_kernel {
-    ($isa:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {
-        match ($isa, $weights) {
+    ($isa:expr, $precision:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {{
+        let (isa, weights): (Isa, &Weights) = ($isa, $weights);
+        match Choice::of(isa, $precision, weights) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512(t), Weights::Binary($w)) if lookup_kernel::takes($w.group_size()) => {
+            Choice::F32Lookup(t) => each_sign_kind!(weights, $w => {
                 let $kernel = LookupKernel(t);
                 $body
-            }
+            }),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512(t), Weights::Ternary($w)) if lookup_kernel::takes($w.group_size()) => {
-                let $kernel = LookupKernel(t);
+            Choice::Int16Lookup(t) => each_sign_kind!(weights, $w => {
+                let $kernel = Int16LookupKernel(t);
                 $body
-            }
-            (isa, weights) => dispatch!(isa, t => each_kind!(weights, $w => {
+            }),
+            Choice::Int16Dot => with_int_kernel!(isa, weights, Int16Rows, |$kernel, $w| $body),
+            Choice::Int8Dot => with_int_kernel!(isa, weights, Int8Rows::<false>, |$kernel, $w| $body),
+            Choice::Int8RowDot => with_int_kernel!(isa, weights, Int8Rows::<true>, |$kernel, $w| $body),
+            Choice::F32Fma => dispatch!(isa, t => each_kind!(weights, $w => {
                 let $kernel = F32Kernel(t);
                 $body
             })),
         }
-    };
+    }};
 }
 use with_kernel;
+
+/// Calls `$body` with `$w` bound to binary or ternary weights.
+#[cfg(target_arch = "x86_64")]
+macro_rules! each_sign_kind {
+    ($weights:expr, $w:ident => $body:expr) => {
+        match $weights {
+            Weights::Binary($w) => $body,
+            Weights::Ternary($w) => $body,
+            _ => unreachable!("chosen for weights of signs"),
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use each_sign_kind;
+
+/// Calls `$body` with the integer kernel of the best tile of `$isa`, and `$w` bound to weights of codes.
+macro_rules! with_int_kernel {
+    ($isa:expr, $weights:expr, $rows:expr, |$kernel:ident, $w:ident| $body:expr) => {
+        match ($isa, $isa.vectors()) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Vnni(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16(t), _) => {
+                each_code_kind!($weights, $w => { let $kernel = IntKernel(t.lower(), $rows); $body })
+            }
+            (_, Vectors::Portable(t)) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            #[cfg(target_arch = "x86_64")]
+            (_, Vectors::Avx2(t)) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            #[cfg(target_arch = "x86_64")]
+            (_, Vectors::Avx512(t)) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+        }
+    };
+}
+use with_int_kernel;
+
+/// Calls `$body` with `$w` bound to weights of codes.
+macro_rules! each_code_kind {
+    ($weights:expr, $w:ident => $body:expr) => {
+        match $weights {
+            Weights::Binary($w) => $body,
+            Weights::Ternary($w) => $body,
+            Weights::Int1($w) => $body,
+            Weights::Int2($w) => $body,
+            Weights::Int4($w) => $body,
+            Weights::Int8($w) => $body,
+            _ => unreachable!("chosen for weights of codes"),
+        }
+    };
+}
+use each_code_kind;
+
+/// The kernels that there are.
+enum Choice {
+    #[cfg(target_arch = "x86_64")]
+    F32Lookup(crate::isa::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Int16Lookup(crate::isa::Avx512Vnni),
+    Int16Dot,
+    Int8Dot,
+    Int8RowDot,
+    F32Fma,
+}
+
+impl Choice {
+    fn of(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Self {
+        use ActivationPrecision as P;
+        let Some(group_size) = weights.group_size() else { return Self::F32Fma };
+        #[cfg(target_arch = "x86_64")]
+        if matches!(weights, Weights::Binary(_) | Weights::Ternary(_)) {
+            match (precision, isa, isa.vectors()) {
+                (P::F32, _, Vectors::Avx512(t)) if lookup_kernel::takes(group_size) => {
+                    return Self::F32Lookup(t);
+                }
+                (P::Int16, Isa::Avx512Vnni(t), _) if int16_lookup_kernel::takes(group_size) => {
+                    return Self::Int16Lookup(t);
+                }
+                (P::Int16, Isa::Avx512Bf16(t), _) if int16_lookup_kernel::takes(group_size) => {
+                    return Self::Int16Lookup(t.lower());
+                }
+                _ => {}
+            }
+        }
+        match precision {
+            _ if !codes::takes(group_size) => Self::F32Fma,
+            P::Int16 => Self::Int16Dot,
+            P::Int8 => Self::Int8Dot,
+            P::Int8Row => Self::Int8RowDot,
+            _ => Self::F32Fma,
+        }
+    }
+}
 
 /// `out = epilogue(x * weights^T)` for rows that only one linear reads; see [`Activations::matmul`].
 ///
@@ -126,13 +230,13 @@ pub fn matmul(
     out: ArrayViewMut2<'_, f32>,
     epilogue: Epilogue<'_>,
 ) -> Result<()> {
-    Activations::prepare(cpu, x, ActivationPrecision::F32)?.matmul(cpu, weights, out, epilogue)
+    Activations::new(cpu, x).matmul(cpu, weights, out, epilogue)
 }
 
 /// Name of the kernel that multiplies these weights: instruction set, activations, method and tile.
-pub fn kernel_name(isa: Isa, weights: &Weights) -> String {
+pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> String {
     fn describe<W, K: Microkernel<W>>(isa: Isa, kernel: K, _: &W) -> String {
         format!("{}-{}-{}x{}", isa.name(), K::NAME, K::MR, kernel.width(usize::MAX))
     }
-    with_kernel!(isa, weights, |kernel, w| describe(isa, kernel, w))
+    with_kernel!(isa, precision, weights, |kernel, w| describe(isa, kernel, w))
 }

@@ -52,6 +52,12 @@ impl<const BITS: u32> AffineWeights<BITS> {
         self.biases.get(self.codes.group_index(row, group))
     }
 
+    /// As `gather_scales`.
+    #[inline(always)]
+    pub(crate) fn gather_biases(&self, first_row: usize, group: usize, out: &mut [f32]) {
+        self.codes.gather(&self.biases, first_row, group, out);
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.codes.bytes() + self.biases.byte_len()
     }

@@ -51,6 +51,13 @@ impl GroupedCodes {
         self.scales.get(self.group_index(row, group))
     }
 
+    /// The values of one group for rows `first_row..`; what lies beyond the last row stays as it is.
+    #[inline(always)]
+    pub(super) fn gather(&self, values: &Scales, first_row: usize, group: usize, out: &mut [f32]) {
+        let rows = self.rows().saturating_sub(first_row).min(out.len());
+        values.gather(self.group_index(first_row, group), self.groups(), &mut out[..rows]);
+    }
+
     /// One value of `values`, which has one for each group, for `W` neighbouring rows; 0 beyond the last row.
     #[inline(always)]
     pub(super) fn lanes<const W: usize>(&self, values: &Scales, first_row: usize, group: usize) -> [f32; W] {
@@ -104,6 +111,13 @@ macro_rules! grouped_shape {
         /// Scale of one group.
         pub fn scale(&self, row: usize, group: usize) -> f32 {
             self.$($field).+.scale(row, group)
+        }
+
+        /// The scales of one group for rows `first_row..`; what lies beyond the last row stays as it is.
+        #[inline(always)]
+        pub(crate) fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]) {
+            let codes = &self.$($field).+;
+            codes.gather(&codes.scales, first_row, group, out);
         }
 
         /// The packed codes of one row.

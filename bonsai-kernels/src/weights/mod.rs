@@ -21,7 +21,6 @@ pub use half_float::{bf16_to_f32, f16_to_f32};
 pub use scales::{FloatType, Scales};
 pub use ternary::TernaryWeights;
 
-#[cfg(target_arch = "x86_64")]
 pub(crate) use codes::word;
 pub(crate) use expand::ExpandF32;
 
@@ -79,6 +78,19 @@ impl Weights {
     /// Input features.
     pub fn cols(&self) -> usize {
         each_kind!(self, w => w.cols())
+    }
+
+    /// Inputs that share a scale, for weights of codes.
+    pub fn group_size(&self) -> Option<usize> {
+        match self {
+            Self::Binary(w) => Some(w.group_size()),
+            Self::Ternary(w) => Some(w.group_size()),
+            Self::Int1(w) => Some(w.group_size()),
+            Self::Int2(w) => Some(w.group_size()),
+            Self::Int4(w) => Some(w.group_size()),
+            Self::Int8(w) => Some(w.group_size()),
+            Self::Dense(_) => None,
+        }
     }
 
     /// `binary`, `ternary`, `int4`, .., `f16`, `bf16` or `f32`.

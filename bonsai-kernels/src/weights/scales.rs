@@ -92,6 +92,32 @@ impl Scales {
         value * self.multiplier
     }
 
+    /// Values `first`, `first + stride`, .. as many as `out` holds.
+    #[inline(always)]
+    pub(crate) fn gather(&self, first: usize, stride: usize, out: &mut [f32]) {
+        fn stored<const SIZE: usize>(
+            bytes: &[u8],
+            first: usize,
+            stride: usize,
+        ) -> impl Iterator<Item = [u8; SIZE]> {
+            let (values, _) = bytes.as_chunks::<SIZE>();
+            values[first.min(values.len())..].iter().step_by(stride.max(1)).copied()
+        }
+        let bytes = self.bytes.as_slice();
+        let times = self.multiplier;
+        match self.float_type {
+            FloatType::F16 => out.iter_mut().zip(stored::<2>(bytes, first, stride)).for_each(|(out, b)| {
+                *out = f16_to_f32(u16::from_le_bytes(b).into()) * times;
+            }),
+            FloatType::Bf16 => out.iter_mut().zip(stored::<2>(bytes, first, stride)).for_each(|(out, b)| {
+                *out = bf16_to_f32(u16::from_le_bytes(b).into()) * times;
+            }),
+            FloatType::F32 => out.iter_mut().zip(stored::<4>(bytes, first, stride)).for_each(|(out, b)| {
+                *out = f32::from_le_bytes(b) * times;
+            }),
+        }
+    }
+
     /// All values in order.
     pub fn iter(&self) -> impl Iterator<Item = f32> + '_ {
         (0..self.len()).map(|i| self.get(i))

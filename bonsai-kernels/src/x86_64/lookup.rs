@@ -22,12 +22,14 @@ impl LookupTile for Avx512 {
         unsafe { build::<A>(depth, rows.as_ptr(), row_stride, tables.as_mut_ptr()) }
     }
 
-    fn look_up(self, steps: usize, tables: &[f32], indices: &[u32], sums: &mut [f32]) {
+    fn look_up(self, steps: usize, tables: &[f32], indices: &[u32], scales: &[f32], acc: &mut [f32]) {
         assert!(tables.len() >= steps * MR * ENTRIES, "look-up tables: {} floats", tables.len());
         assert!(indices.len() >= steps * WIDTH, "look-up indices: {} words", indices.len());
-        assert!(sums.len() >= MR * WIDTH, "look-up sums: {} floats", sums.len());
+        assert!(scales.len() >= WIDTH, "look-up scales: {} floats", scales.len());
+        assert!(acc.len() >= MR * WIDTH, "look-up sums: {} floats", acc.len());
+        let (tables, indices) = (tables.as_ptr(), indices.as_ptr());
         // SAFETY: the token proves AVX-512; the lengths were checked.
-        unsafe { look_up(steps, tables.as_ptr(), indices.as_ptr(), sums.as_mut_ptr()) }
+        unsafe { look_up(steps, tables, indices, scales.as_ptr(), acc.as_mut_ptr()) }
     }
 }
 
@@ -68,28 +70,36 @@ unsafe fn build<A: Alphabet>(depth: usize, rows: *const f32, row_stride: usize, 
 }
 
 /// # Safety
-/// `tables` holds `steps * MR * ENTRIES` floats, `indices` `steps * WIDTH` words, `sums` `MR * WIDTH` floats.
+/// `tables` holds `steps * MR * ENTRIES` floats, `indices` `steps * WIDTH` words, `scales` `WIDTH` floats, `acc`
+/// `MR * WIDTH`.
 #[target_feature(enable = "avx512f")]
-unsafe fn look_up(steps: usize, tables: *const f32, indices: *const u32, sums: *mut f32) {
-    let mut acc = [[_mm512_setzero_ps(); VECTORS]; MR];
+unsafe fn look_up(steps: usize, tables: *const f32, indices: *const u32, scales: *const f32, acc: *mut f32) {
+    let mut sums = [[_mm512_setzero_ps(); VECTORS]; MR];
     for step in 0..steps {
         // SAFETY: `step < steps`, `m < MR` and `n < VECTORS` stay inside the lengths that the caller promised.
         unsafe {
+            // the sums that are added at the end come from the second-level cache
+            let line = LANES * step.min(MR * VECTORS - 1);
+            _mm_prefetch::<_MM_HINT_T0>(acc.add(line).cast());
             let index: [__m512i; VECTORS] =
                 std::array::from_fn(|n| _mm512_loadu_si512(indices.add(step * WIDTH + n * LANES).cast()));
-            for (m, acc) in acc.iter_mut().enumerate() {
+            for (m, sums) in sums.iter_mut().enumerate() {
                 let table = tables.add((step * MR + m) * ENTRIES);
                 let (low, high) = (_mm512_loadu_ps(table), _mm512_loadu_ps(table.add(LANES)));
-                for (acc, index) in acc.iter_mut().zip(index) {
-                    *acc = _mm512_add_ps(*acc, _mm512_permutex2var_ps(low, index, high));
+                for (sum, index) in sums.iter_mut().zip(index) {
+                    *sum = _mm512_add_ps(*sum, _mm512_permutex2var_ps(low, index, high));
                 }
             }
         }
     }
-    for (m, acc) in acc.iter().enumerate() {
-        for (n, &acc) in acc.iter().enumerate() {
+    for (m, sums) in sums.iter().enumerate() {
+        for (n, &sum) in sums.iter().enumerate() {
             // SAFETY: as above.
-            unsafe { _mm512_storeu_ps(sums.add((m * VECTORS + n) * LANES), acc) };
+            unsafe {
+                let at = acc.add((m * VECTORS + n) * LANES);
+                let scale = _mm512_loadu_ps(scales.add(n * LANES));
+                _mm512_storeu_ps(at, _mm512_fmadd_ps(sum, scale, _mm512_loadu_ps(at)));
+            }
         }
     }
 }

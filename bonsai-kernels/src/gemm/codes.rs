@@ -1,0 +1,91 @@
+//! Weights as the integer kernels see them: small unsigned digits, with an affine meaning for each group.
+
+use super::rows::BLOCK;
+use crate::int_tile::LANES;
+use crate::weights::{AffineWeights, BinaryWeights, TernaryWeights, word};
+
+/// `w = scale * (digit - ZERO) + bias`, where only some kinds have a bias.
+pub(crate) trait Codes: Sync {
+    /// Bits of one stored code.
+    const BITS: usize;
+    /// The digit of a stored code is `code * STEP`.
+    const STEP: u32;
+    /// What a digit counts from.
+    const ZERO: i32;
+    /// Whether groups have a bias.
+    const BIASED: bool;
+    fn group_size(&self) -> usize;
+    /// The scales of one group for rows `first_row..`; what lies beyond the last row stays as it is.
+    fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]);
+    /// The biases likewise, where there are any.
+    fn gather_biases(&self, first_row: usize, group: usize, out: &mut [f32]);
+    /// The packed codes of one row; none beyond the last row.
+    fn row_codes(&self, row: usize) -> &[u8];
+
+    /// Inputs whose products are summed as integers: of one group, and of one block of quantised activations.
+    fn depth(&self) -> usize {
+        self.group_size().min(BLOCK)
+    }
+}
+
+/// Whether groups are whole words of codes and fit the blocks that activations are quantised by.
+pub(crate) fn takes(group_size: usize) -> bool {
+    matches!(group_size, 32 | 64) || group_size.is_multiple_of(BLOCK)
+}
+
+/// `words[i][lane]`: word `first_word + i` of row `first_row + lane`, 0 beyond the end.
+#[inline(always)]
+pub(crate) fn fetch_words<W: Codes>(
+    weights: &W,
+    first_row: usize,
+    first_word: usize,
+    words: &mut [[u32; LANES]],
+) {
+    for lane in 0..LANES {
+        let row = weights.row_codes(first_row + lane);
+        match row.get(4 * first_word..4 * (first_word + words.len())) {
+            Some(bytes) => {
+                for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    word[lane] = u32::from_le_bytes(*bytes);
+                }
+            }
+            None => {
+                for (i, words) in words.iter_mut().enumerate() {
+                    words[lane] = word(row, first_word + i);
+                }
+            }
+        }
+    }
+}
+
+macro_rules! codes {
+    ([$($generic:tt)*] $weights:ty, $bits:expr, $step:literal, $zero:literal, $biased:literal, $gather_biases:expr) => {
+        impl $($generic)* Codes for $weights {
+            const BITS: usize = $bits as usize;
+            const STEP: u32 = $step;
+            const ZERO: i32 = $zero;
+            const BIASED: bool = $biased;
+            fn group_size(&self) -> usize {
+                self.group_size()
+            }
+            #[inline(always)]
+            fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]) {
+                self.gather_scales(first_row, group, out);
+            }
+            #[inline(always)]
+            fn gather_biases(&self, first_row: usize, group: usize, out: &mut [f32]) {
+                $gather_biases(self, first_row, group, out);
+            }
+            #[inline(always)]
+            fn row_codes(&self, row: usize) -> &[u8] {
+                self.row_codes(row)
+            }
+        }
+    };
+}
+
+fn no_biases<W>(_: &W, _: usize, _: usize, _: &mut [f32]) {}
+
+codes!([] BinaryWeights, 1, 2, 1, false, no_biases);
+codes!([] TernaryWeights, 2, 1, 1, false, no_biases);
+codes!([<const BITS: u32>] AffineWeights<BITS>, BITS, 1, 0, true, Self::gather_biases);

@@ -1,0 +1,56 @@
+/// How activations enter a linear whose weights are packed codes. Dense weights meet activations as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ActivationPrecision {
+    /// As they are. The error of a result is that of an f32 sum.
+    #[default]
+    F32,
+    /// 16-bit integers with one scale a row, as fine as the sum of magnitudes over 128 inputs allows. Sums inside a
+    /// group are exact integers. Errors are below those of bf16.
+    Int16,
+    /// Rounded to bf16, summed in f32.
+    Bf16,
+    /// 8-bit integers with one scale for each 128 inputs of a row; sums inside a group are exact.
+    Int8,
+    /// 8-bit integers with one scale a row.
+    Int8Row,
+    /// 4-bit integers with one scale for each 128 inputs of a row.
+    Int4,
+    /// 2-bit integers (-1, 0, 1) with one scale for each 128 inputs of a row.
+    Int2,
+    /// Signs times the mean magnitude of the row.
+    Binary,
+}
+
+impl ActivationPrecision {
+    /// All precisions, finest first.
+    pub const ALL: &'static [Self] = &[
+        Self::F32,
+        Self::Int16,
+        Self::Bf16,
+        Self::Int8,
+        Self::Int8Row,
+        Self::Int4,
+        Self::Int2,
+        Self::Binary,
+    ];
+
+    /// `f32`, `int16`, `bf16`, `int8`, `int8-row`, `int4`, `int2` or `binary`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Int16 => "int16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Int8Row => "int8-row",
+            Self::Int4 => "int4",
+            Self::Int2 => "int2",
+            Self::Binary => "binary",
+        }
+    }
+
+    /// The precision of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|p| p.name() == name)
+    }
+}

@@ -1,0 +1,179 @@
+//! The forms in which rows of activations are prepared, each once for all linears that read it.
+
+use crate::aligned::Element;
+use crate::isa::{Isa, Token, dispatch};
+
+/// Inputs that share a scale, or a bound: the group of the one-bit weights.
+pub(crate) const BLOCK: usize = 128;
+/// The sum of magnitudes over a block that 16-bit rows are scaled to. Rounding adds up to 0.5 for each of 128 inputs,
+/// and the f32 sum of magnitudes may be off by `128 * 2^-24` of itself, so that no sum exceeds `i16::MAX`.
+const LARGEST_L1: f32 = 32_700.0;
+/// Adding this to a float below 2^22 leaves the nearest integer, ties to even, in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// One form of prepared rows.
+pub(crate) trait RowForm: Copy + Send + Sync + 'static {
+    /// Tells the forms of one set of activations apart.
+    const NAME: &'static str;
+    /// Element of a prepared row.
+    type Element: Element;
+    /// Whether a finished product is still to be multiplied by the row's first scale.
+    const ROW_SCALE: bool;
+    /// Elements of a row of `cols` inputs; kernels read whole groups of 256 inputs, so a row ends in zeros up to there.
+    fn len(cols: usize) -> usize;
+    /// Scales of a row of `cols` inputs.
+    fn scales(cols: usize) -> usize;
+    /// Prepares one row; `row` holds zeros before. `spare` is there for steps in between.
+    fn prepare(isa: Isa, x: &[f32], row: &mut [Self::Element], scales: &mut [f32], spare: &mut Vec<i16>);
+}
+
+/// Keeps rows whose length is a power of two out of the same cache sets.
+const ROW_PADDING: usize = 16;
+
+fn padded(cols: usize) -> usize {
+    cols.next_multiple_of(2 * BLOCK) + ROW_PADDING
+}
+
+fn blocks(cols: usize) -> usize {
+    cols.next_multiple_of(2 * BLOCK) / BLOCK
+}
+
+/// f32, as it is.
+#[derive(Clone, Copy)]
+pub(crate) struct PlainRows;
+
+impl RowForm for PlainRows {
+    const NAME: &'static str = "plain";
+    type Element = f32;
+    const ROW_SCALE: bool = false;
+
+    fn len(cols: usize) -> usize {
+        padded(cols)
+    }
+
+    fn scales(_: usize) -> usize {
+        0
+    }
+
+    fn prepare(_: Isa, x: &[f32], row: &mut [f32], _: &mut [f32], _: &mut Vec<i16>) {
+        row[..x.len()].copy_from_slice(x);
+    }
+}
+
+/// 16-bit integers with one scale a row, such that no sum of magnitudes over a block of 128 exceeds `i16::MAX`.
+#[derive(Clone, Copy)]
+pub(crate) struct Int16Rows;
+
+impl RowForm for Int16Rows {
+    const NAME: &'static str = "int16";
+    type Element = i16;
+    const ROW_SCALE: bool = true;
+
+    fn len(cols: usize) -> usize {
+        padded(cols)
+    }
+
+    fn scales(_: usize) -> usize {
+        1
+    }
+
+    fn prepare(isa: Isa, x: &[f32], row: &mut [i16], scales: &mut [f32], _: &mut Vec<i16>) {
+        scales[0] = dispatch!(isa, t => t.run(|| quantize_int16(x, row)));
+    }
+}
+
+/// Codes and scale of one row; see [`Int16Rows`]. A row that is not finite becomes zeros with a scale that is not.
+#[inline(always)]
+pub(super) fn quantize_int16(x: &[f32], row: &mut [i16]) -> f32 {
+    let largest = x.chunks(BLOCK).map(l1).fold(0.0, largest_or_nan);
+    let scale = largest / LARGEST_L1;
+    if !(scale > 0.0 && scale.is_finite()) {
+        row.fill(0);
+        return scale;
+    }
+    let inverse = 1.0 / scale;
+    for (x, out) in x.iter().zip(row) {
+        *out = nearest(x * inverse) as i16;
+    }
+    scale
+}
+
+/// The sum of magnitudes, in the same order on every instruction set.
+#[inline(always)]
+fn l1(x: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 16];
+    let (lanes, rest) = x.as_chunks::<16>();
+    for x in lanes {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum += x.abs();
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += x.abs();
+    }
+    sums.iter().sum()
+}
+
+#[inline(always)]
+fn largest_or_nan(a: f32, b: f32) -> f32 {
+    if a >= b || a.is_nan() { a } else { b }
+}
+
+/// The nearest integer of a number below 2^22, ties to even.
+#[inline(always)]
+fn nearest(x: f32) -> i32 {
+    (x + ROUND).to_bits() as i32 - ROUND.to_bits() as i32
+}
+
+/// 8-bit integers with one scale for each block of 128, or the same scale for all blocks of a row.
+#[derive(Clone, Copy)]
+pub(crate) struct Int8Rows<const WHOLE_ROW: bool>;
+
+impl<const WHOLE_ROW: bool> RowForm for Int8Rows<WHOLE_ROW> {
+    const NAME: &'static str = if WHOLE_ROW { "int8-row" } else { "int8" };
+    type Element = i8;
+    const ROW_SCALE: bool = false;
+
+    fn len(cols: usize) -> usize {
+        padded(cols)
+    }
+
+    fn scales(cols: usize) -> usize {
+        blocks(cols)
+    }
+
+    fn prepare(isa: Isa, x: &[f32], row: &mut [i8], scales: &mut [f32], _: &mut Vec<i16>) {
+        dispatch!(isa, t => t.run(|| quantize_int8(x, row, scales, WHOLE_ROW, 127.0)));
+    }
+}
+
+/// Codes `-most..=most` with scales `max|x| / most`, halves rounded to even.
+#[inline(always)]
+pub(super) fn quantize_int8(x: &[f32], row: &mut [i8], scales: &mut [f32], whole_row: bool, most: f32) {
+    let of_row = x.chunks(BLOCK).map(largest_magnitude).fold(0.0, largest_or_nan);
+    for ((x, row), scale) in x.chunks(BLOCK).zip(row.chunks_mut(BLOCK)).zip(&mut *scales) {
+        let largest = if whole_row { of_row } else { largest_magnitude(x) };
+        *scale = largest / most;
+        if *scale > 0.0 && scale.is_finite() {
+            for (x, out) in x.iter().zip(row) {
+                // a true division, as it is recorded: its result rounds to no more than `most`
+                *out = nearest(x / *scale) as i8;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn largest_magnitude(x: &[f32]) -> f32 {
+    let mut largest = [0.0f32; 16];
+    let (lanes, rest) = x.as_chunks::<16>();
+    for x in lanes {
+        for (largest, x) in largest.iter_mut().zip(x) {
+            *largest = largest_or_nan(*largest, x.abs());
+        }
+    }
+    for (largest, x) in largest.iter_mut().zip(rest) {
+        *largest = largest_or_nan(*largest, x.abs());
+    }
+    largest.into_iter().fold(0.0, largest_or_nan)
+}
