@@ -128,7 +128,8 @@ fn measure(
     let interrupt = Interrupt::install()?;
     let mut progress = Progress::new(args.json, args.json);
     progress.stage("loading the model");
-    let Loaded { pipeline, .. } = args.engine.load(choice, isa, None)?;
+    let Loaded { pipeline, .. } =
+        args.engine.load(choice, isa, bonsai_core::ActivationPrecision::default(), None)?;
     let pipeline = pipeline.with_cancel(interrupt.token.clone());
     interrupt.orderly();
     let mut whole = resident::peak_bytes();
