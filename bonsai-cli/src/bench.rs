@@ -17,7 +17,7 @@ use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::resident;
 use crate::size::SizeArgs;
-use crate::{chosen, model, print};
+use crate::{chosen, print};
 use kernels::KernelBenchArgs;
 
 const PROMPT: &str = "a bonsai tree on a wooden table, soft morning light";
@@ -74,7 +74,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     request.check()?;
     let isa = args.kernel.isa()?;
     let precision = args.kernel.precision();
-    let choice = model::choose(args.engine.model.as_deref())?;
+    let choice = args.engine.choose()?;
     let interrupt = Interrupt::install()?;
     let mut progress = Progress::new(args.quiet, args.json);
     let meter = Arc::new(Meter::default());

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bonsai_core::{ActivationPrecision, ErrorKind, Isa, Meter, Pipeline, PipelineOptions};
+use bonsai_core::{
+    ActivationPrecision, ComponentPaths, ErrorKind, Isa, Meter, Pipeline, PipelineOptions, VaePath,
+};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use crate::failure::Failure;
-use crate::model::Choice;
+use crate::model::{self, Choice};
+use crate::print;
 
 #[derive(Debug, Args)]
 pub struct EngineArgs {
@@ -22,6 +25,33 @@ pub struct EngineArgs {
     /// The most memory to use, for example 1G: the plan keeps it, or says what would do
     #[arg(long, value_name = "BYTES", value_parser = crate::bytes::parse)]
     pub max_memory: Option<u64>,
+    #[command(flatten)]
+    pub components: ComponentArgs,
+}
+
+/// Components that are files of their own, as users of other programs have them.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Components instead of the model's own")]
+pub struct ComponentArgs {
+    /// Transformer: a file (safetensors, GGUF, .pt) or a folder
+    #[arg(long, value_name = "PATH")]
+    transformer: Option<PathBuf>,
+    /// Text encoder, a Qwen3: a file or a folder
+    #[arg(long, value_name = "PATH")]
+    text_encoder: Option<PathBuf>,
+    /// VAE: a file or a folder, or `tiny` for the TAEF2 in the model directory (TAEF2 needs its .pth or .safetensors)
+    #[arg(long, value_name = "PATH|tiny")]
+    vae: Option<VaePath>,
+    /// Tokenizer: tokenizer.json, or a folder that holds it
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+}
+
+impl ComponentArgs {
+    pub fn paths(&self) -> ComponentPaths {
+        let Self { transformer, text_encoder, vae, tokenizer } = self.clone();
+        ComponentPaths { transformer, text_encoder, vae, tokenizer }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -61,6 +91,14 @@ pub struct Loaded {
 }
 
 impl EngineArgs {
+    /// Which model directory is meant; none where every component was named and no directory.
+    pub fn choose(&self) -> Result<Choice, Failure> {
+        if self.model.is_none() && self.components.paths().is_complete() {
+            return Ok(Choice { dir: PathBuf::new(), is_fallback: false });
+        }
+        model::choose(self.model.as_deref())
+    }
+
     pub fn load(
         &self,
         choice: &Choice,
@@ -74,13 +112,21 @@ impl EngineArgs {
             max_memory: self.max_memory,
             precision,
             meter,
+            components: self.components.paths(),
             ..PipelineOptions::default()
         };
         let started = Instant::now();
-        let pipeline = Pipeline::open_with(&choice.dir, &options).map_err(|error| {
+        let no_dir = choice.dir.as_os_str().is_empty();
+        let opened = if no_dir {
+            Pipeline::open_components(&options)
+        } else {
+            Pipeline::open_with(&choice.dir, &options)
+        };
+        let pipeline = opened.map_err(|error| {
             let failure = Failure::in_files(&error);
             let dir = choice.dir.display();
             match error.kind() {
+                _ if no_dir => failure,
                 ErrorKind::NotFound if !choice.dir.is_dir() => failure
                     .hint("-m DIR names the model; `bonsai synth --preset tiny --out DIR` makes one to try"),
                 ErrorKind::NotFound | ErrorKind::ModelFormat | ErrorKind::ModelMismatch => failure
@@ -88,6 +134,9 @@ impl EngineArgs {
                 _ => failure,
             }
         })?;
+        for warning in pipeline.warnings() {
+            print::stderr(&format!("warning: {warning}"));
+        }
         Ok(Loaded { pipeline, took: started.elapsed() })
     }
 }

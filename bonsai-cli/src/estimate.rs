@@ -75,7 +75,7 @@ pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
         Request { steps: args.steps, vae_tiling: args.vae_tiling, ..Request::new("a bonsai tree") };
     request.size = args.size.over((16, 16));
     request.check()?;
-    let choice = model::choose(args.engine.model.as_deref())?;
+    let choice = args.engine.choose()?;
     let isa = args.kernel.isa()?;
     let all = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.engine.threads.map_or_else(all, usize::from);
@@ -83,6 +83,7 @@ pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
         threads: Some(threads),
         isa: Some(isa),
         max_memory: args.engine.max_memory,
+        components: args.engine.components.paths(),
         ..PipelineOptions::default()
     };
     let defaults = bonsai_core::estimate(

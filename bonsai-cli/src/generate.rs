@@ -15,11 +15,11 @@ use crate::engine::{EngineArgs, KernelArgs, Loaded};
 use crate::failure::{Code, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
+use crate::print;
 use crate::progress::Progress;
 use crate::prompt::PromptArgs;
 use crate::seed::{self, Seed};
 use crate::size::SizeArgs;
-use crate::{model, print};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -121,7 +121,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let isa = args.kernel.isa()?;
     let seeds = seed::all(&args.seed, args.batch_count);
     let output = Output::plan(args.output.as_deref(), &seeds)?;
-    let choice = model::choose(args.engine.model.as_deref())?;
+    let choice = args.engine.choose()?;
     let interrupt = Interrupt::install()?;
 
     let mut progress = Progress::new(args.quiet, args.json);

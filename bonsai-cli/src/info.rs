@@ -10,6 +10,7 @@ use bonsai_core::{Defaults, Error, ErrorKind, Isa, Pipeline, PipelineOptions};
 use clap::Args;
 use serde::Serialize;
 
+use crate::engine::ComponentArgs;
 use crate::failure::{Code, Failure};
 use crate::print;
 use components::Component;
@@ -18,6 +19,8 @@ use components::Component;
 pub struct InfoArgs {
     /// A model directory, or a PNG that bonsai wrote
     path: PathBuf,
+    #[command(flatten)]
+    components: ComponentArgs,
     /// Print it as one JSON object
     #[arg(long)]
     json: bool,
@@ -29,8 +32,8 @@ pub fn run(args: &InfoArgs) -> Result<(), Failure> {
     if !metadata.is_dir() {
         return picture::run(&args.path, args.json);
     }
-    let dir = ModelDir::open(&args.path)?;
-    let report = ModelReport::new(&dir);
+    let dir = ModelDir::open(&args.path)?.with_components(args.components.paths());
+    let report = ModelReport::new(&dir, args);
     if args.json {
         print::json(&report)?;
     } else {
@@ -79,14 +82,19 @@ impl From<&Defaults> for DefaultsReport {
 }
 
 impl ModelReport {
-    fn new(dir: &ModelDir) -> Self {
+    fn new(dir: &ModelDir, args: &InfoArgs) -> Self {
         let components = components::all(dir);
+        let replaced = args.components.paths();
         let mut defaults = None;
         let mut error = None;
         if components.iter().all(|c| c.error.is_none()) {
             // only the whole tells whether its parts fit
-            let options =
-                PipelineOptions { threads: Some(1), isa: Some(Isa::best()), ..PipelineOptions::default() };
+            let options = PipelineOptions {
+                threads: Some(1),
+                isa: Some(Isa::best()),
+                components: replaced,
+                ..PipelineOptions::default()
+            };
             match Pipeline::open_with(dir.root(), &options) {
                 Ok(pipeline) => defaults = Some(pipeline.defaults().into()),
                 Err(e) => error = Some(e.to_string()),

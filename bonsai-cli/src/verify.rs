@@ -11,8 +11,8 @@ use clap::Args;
 use crate::engine::{EngineArgs, Loaded};
 use crate::failure::{Code, Failure};
 use crate::interrupt::Interrupt;
+use crate::print;
 use crate::progress::Progress;
-use crate::{model, print};
 
 /// Another instruction set rounds otherwise: so many levels of 255 on so large a share of the samples.
 const MAX_LEVELS: u8 = 1;
@@ -63,7 +63,7 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
             MAX_SHARE * 100.0
         ));
     }
-    let choice = model::choose(args.engine.model.as_deref())?;
+    let choice = args.engine.choose()?;
     progress.stage("loading the model");
     let Loaded { pipeline, .. } = args.engine.load(&choice, isa, precision, None)?;
     progress.done("load");

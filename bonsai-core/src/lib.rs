@@ -43,6 +43,7 @@
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+mod component_paths;
 mod config;
 mod context;
 mod error;
@@ -68,6 +69,7 @@ pub mod vae;
 pub mod weights;
 
 pub use bonsai_kernels as kernels;
+pub use component_paths::{ComponentPaths, VaePath};
 pub use context::{Context, OnPart, Probe};
 pub use error::{Error, ErrorKind, Result};
 pub use estimate::{Estimate, Plan, Stage, StageEstimate, estimate};

@@ -44,6 +44,8 @@ pub(crate) struct Model {
     pub(crate) latent_rgb: OnceLock<LatentRgb>,
     /// What estimates are made from.
     pub(crate) sizes: ModelSizes,
+    /// What is wrong with the files though they make a model.
+    pub(crate) warnings: Vec<String>,
     /// Mapped files of text encoder, transformer and VAE.
     pub(crate) pages: [Pages; 3],
 }
@@ -62,6 +64,7 @@ impl Pages {
 impl Model {
     pub(crate) fn load(dir: &ModelDir, options: &PipelineOptions) -> Result<Self> {
         let source = dir.files();
+        let mut warnings = dir.index_warnings()?;
         let side = dir.side_file()?;
         let side_path = dir.root().join("bonsai.json");
         // only what stands in the file is blamed on it
@@ -72,19 +75,18 @@ impl Model {
 
         let files = dir.component("transformer")?;
         let weights = Weights::open_from(source, &files.weights, Component::Transformer)?;
-        let config_path = files.dir.join("config.json");
-        let config = if source.exists(&config_path) {
-            read_json(source, &config_path)?
-        } else {
-            Flux2Config::detect(&weights)?
-        };
+        let config = files.config(source, || Flux2Config::detect(&weights))?;
         let transformer = Flux2Transformer::load(&weights, config).map_err(|e| e.context("transformer"))?;
         trace_component("transformer", &weights);
+        warnings.extend(weights.warnings());
+        let transformer_files = files;
         let (transformer_pages, transformer_weights) = (Pages(weights.maps()), weights);
 
         let files = dir.component("text_encoder")?;
-        let config: Qwen3Config = read_json(source, &files.dir.join("config.json"))?;
-        config.validate().map_err(|e| e.context(files.dir.join("config.json").display()))?;
+        let weights = Weights::open_from(source, &files.weights, Component::TextEncoder)?;
+        let config = files.config(source, || Qwen3Config::detect(&weights))?;
+        config.validate().map_err(|e| files.blamed(e))?;
+        warnings.extend(config.warnings());
         let stated = options.text_encoder_out_layers.is_none() && side.text_encoder_out_layers.is_some();
         let taps = options.text_encoder_out_layers.clone().or(side.text_encoder_out_layers);
         let taps = taps.unwrap_or_else(|| default_taps(&config));
@@ -93,16 +95,19 @@ impl Model {
         let max_sequence_length = options.max_sequence_length.or(side.max_sequence_length);
         let max_sequence_length = max_sequence_length.unwrap_or(DEFAULT_MAX_SEQUENCE_LENGTH);
         check_length(max_sequence_length, &config).map_err(in_side_file(stated))?;
-        let weights = Weights::open_from(source, &files.weights, Component::TextEncoder)?;
         let last = taps.last().copied().unwrap_or(0);
         let text_encoder = Qwen3::load(&weights, config, last).map_err(|e| e.context("text encoder"))?;
         trace_component("text encoder", &weights);
         let (text_encoder_pages, text_encoder_weights) = (Pages(weights.maps()), weights);
 
         let files = dir.component("vae")?;
-        let config: VaeConfig = read_json(source, &files.dir.join("config.json"))?;
         let weights = Weights::open_from(source, &files.weights, Component::Vae)?;
-        let vae = Vae::load(&weights, config).map_err(|e| e.context("vae"))?;
+        let config = files.config(source, || VaeConfig::detect(&weights))?;
+        let vae = Vae::load(&weights, config).map_err(|e| match &files.config {
+            Some(_) => e.context("vae"),
+            // which would have said what shapes do not
+            None => e.context(format_args!("vae, without a {}", files.dir.join("config.json").display())),
+        })?;
         trace_component("vae", &weights);
         let latent_rgb = OnceLock::new();
         let path = files.dir.join(LatentRgb::FILE);
@@ -146,11 +151,31 @@ impl Model {
         let defaults = Defaults { text_encoder_out_layers: taps, max_sequence_length, size, steps };
         let canonical = dir.root().canonicalize().unwrap_or_else(|_| dir.root().to_owned());
         let folder = || canonical.file_name().map(|n| n.to_string_lossy().into_owned());
-        let name = source.source_name().map(str::to_owned).or_else(folder).unwrap_or_else(|| "model".into());
+        // a model of single files is called after its transformer
+        let file = || {
+            let path = transformer_files.weights.first().filter(|_| dir.root().as_os_str().is_empty());
+            path.and_then(|path| path.file_stem()).map(|n| n.to_string_lossy().into_owned())
+        };
+        let name = source.source_name().map(str::to_owned).or_else(file).or_else(folder);
+        let name = name.unwrap_or_else(|| "model".into());
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
         let pages = [text_encoder_pages, transformer_pages, vae_pages];
         // what was touched for checking need not stay until its stage comes
         pages.iter().for_each(Pages::release);
-        Ok(Self { name, defaults, tokenizer, text_encoder, transformer, vae, latent_rgb, pages, sizes })
+        Ok(Self {
+            name,
+            defaults,
+            tokenizer,
+            text_encoder,
+            transformer,
+            vae,
+            latent_rgb,
+            warnings,
+            pages,
+            sizes,
+        })
     }
 }
 

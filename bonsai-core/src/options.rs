@@ -4,6 +4,7 @@ use std::sync::Arc;
 use bonsai_kernels::gemm::ActivationPrecision;
 use bonsai_kernels::{Allocator, Cpu, Isa, Meter, ParallelFor, RayonThreads};
 
+use crate::component_paths::ComponentPaths;
 use crate::error::{Error, ErrorKind, Result};
 use crate::page_allocator::PageAllocator;
 
@@ -27,6 +28,8 @@ pub struct PipelineOptions {
     /// The most memory that this process may have resident while a picture is made, in bytes. The plan keeps it or the
     /// request is refused; without it, a plan is fast as long as it takes no more than 1.2 GB.
     pub max_memory: Option<u64>,
+    /// Components that replace those of the model directory.
+    pub components: ComponentPaths,
     /// Counts the work of the linears.
     pub meter: Option<Arc<Meter>>,
 }

@@ -131,7 +131,7 @@ impl Pipeline {
     /// As [`Pipeline::open`]; also when an option is out of its range or `BONSAI_ISA` names no instruction set.
     pub fn open_with(dir: impl AsRef<Path>, options: &PipelineOptions) -> Result<Self> {
         let cpu = options.cpu()?;
-        let dir = ModelDir::open(dir.as_ref())?;
+        let dir = ModelDir::chosen(dir.as_ref(), &options.components)?;
         let model = Model::load(&dir, options)?;
         Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
     }
@@ -144,6 +144,16 @@ impl Pipeline {
         let cpu = options.cpu()?;
         let dir = ModelDir::of_source(ModelFiles::from_source(source, options.allocator()));
         let model = Model::load(&dir, options)?;
+        Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
+    }
+
+    /// Opens a model whose components all stand in the options, each a file or a folder of its own.
+    ///
+    /// # Errors
+    /// When one of them is not named; also as [`Pipeline::open_with`].
+    pub fn open_components(options: &PipelineOptions) -> Result<Self> {
+        let cpu = options.cpu()?;
+        let model = Model::load(&ModelDir::of_components(options.components.clone())?, options)?;
         Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
     }
 
@@ -169,6 +179,11 @@ impl Pipeline {
     /// Name of the model's directory.
     pub fn name(&self) -> &str {
         &self.model.name
+    }
+
+    /// What is wrong with the model's files though they can be run: other weights than the published ones, mostly.
+    pub fn warnings(&self) -> &[String] {
+        &self.model.warnings
     }
 
     /// What the model does when a request does not say.

@@ -1,5 +1,7 @@
 //! One transformer in every form that a checkpoint may have: all must predict the same velocity, bit for bit.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -9,38 +11,11 @@ use bonsai_core::transformer::{
 };
 use bonsai_core::weights::{Component, Weights};
 use bonsai_core::{Context, noise};
-use half::{bf16, f16};
+use half::bf16;
 use ndarray::Array2;
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize_to_file};
+use safetensors::Dtype;
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/model");
-
-#[derive(Clone)]
-struct Tensor {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    data: Vec<u8>,
-}
-
-type Tensors = BTreeMap<String, Tensor>;
-
-fn read(path: &Path) -> Tensors {
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let owned =
-        |t: TensorView<'_>| Tensor { dtype: t.dtype(), shape: t.shape().to_vec(), data: t.data().to_vec() };
-    file.tensors().into_iter().map(|(name, t)| (name, owned(t))).collect()
-}
-
-fn write(path: &Path, tensors: &Tensors) {
-    let views = tensors.iter().map(|(n, t)| (n, TensorView::new(t.dtype, t.shape.clone(), &t.data).unwrap()));
-    serialize_to_file(views, None, path).unwrap();
-}
-
-fn golden(kind: &str) -> Tensors {
-    read(&Path::new(MODEL).join(kind).join("diffusion_pytorch_model.safetensors"))
-}
+use common::{MODEL, Tensors, bfl, gguf, golden, unpacked, unpacked_f16, write};
 
 fn config(kind: &str) -> Flux2Config {
     serde_json::from_str(&std::fs::read_to_string(Path::new(MODEL).join(kind).join("config.json")).unwrap())
@@ -74,44 +49,6 @@ fn velocity(paths: &[PathBuf], config: Option<Flux2Config>) -> (Vec<u32>, BTreeM
 
 fn count(kinds: &BTreeMap<String, &str>, kind: &str) -> usize {
     kinds.values().filter(|&&k| k == kind).count()
-}
-
-fn f16_at(data: &[u8], index: usize) -> f32 {
-    f16::from_le_bytes([data[2 * index], data[2 * index + 1]]).to_f32()
-}
-
-/// MLX triplets of 1 or 2 bits to dense tensors, through `store`.
-fn unpacked(packed: &Tensors, store: impl Fn(f32) -> Vec<u8>, dtype: Dtype) -> Tensors {
-    let mut dense = Tensors::new();
-    for (name, tensor) in packed {
-        let Some(stem) = name.strip_suffix(".weight") else { continue };
-        let Some(scales) = packed.get(&format!("{stem}.scales")) else {
-            let values = (0..tensor.data.len() / 2).flat_map(|i| store(f16_at(&tensor.data, i))).collect();
-            dense.insert(name.clone(), Tensor { dtype, shape: tensor.shape.clone(), data: values });
-            continue;
-        };
-        let biases = &packed[&format!("{stem}.biases")];
-        let (rows, groups) = (scales.shape[0], scales.shape[1]);
-        let cols = groups * 128;
-        let bits = tensor.shape[1] * 32 / cols;
-        let mut values = Vec::new();
-        for row in 0..rows {
-            for col in 0..cols {
-                let bit = (row * cols + col) * bits;
-                let code = tensor.data[bit / 8] >> (bit % 8) & ((1 << bits) - 1);
-                let group = row * groups + col / 128;
-                values.extend(store(
-                    f16_at(&scales.data, group) * f32::from(code) + f16_at(&biases.data, group),
-                ));
-            }
-        }
-        dense.insert(name.clone(), Tensor { dtype, shape: vec![rows, cols], data: values });
-    }
-    dense
-}
-
-fn unpacked_f16(packed: &Tensors) -> Tensors {
-    unpacked(packed, |v| f16::from_f32(v).to_le_bytes().to_vec(), Dtype::F16)
 }
 
 #[test]
@@ -190,110 +127,6 @@ fn shards_are_one_model() {
     assert!(velocity(&files.weights, Some(config("transformer"))).0 == want);
 }
 
-/// A GGUF file of F16 tensors, and of Q1_0 blocks for names that `binary` accepts.
-fn write_gguf(path: &Path, tensors: &Tensors, binary: impl Fn(&str) -> bool) {
-    fn string(out: &mut Vec<u8>, text: &str) {
-        out.extend((text.len() as u64).to_le_bytes());
-        out.extend(text.as_bytes());
-    }
-    let mut head = b"GGUF".to_vec();
-    head.extend(3u32.to_le_bytes());
-    head.extend((tensors.len() as u64).to_le_bytes());
-    head.extend(2u64.to_le_bytes());
-    string(&mut head, "general.architecture");
-    head.extend(8u32.to_le_bytes());
-    string(&mut head, "flux");
-    string(&mut head, "general.alignment");
-    head.extend(4u32.to_le_bytes());
-    head.extend(64u32.to_le_bytes());
-    let mut data = Vec::new();
-    for (name, tensor) in tensors {
-        data.resize(data.len().next_multiple_of(64), 0);
-        string(&mut head, name);
-        head.extend((tensor.shape.len() as u32).to_le_bytes());
-        tensor.shape.iter().rev().for_each(|&n| head.extend((n as u64).to_le_bytes()));
-        head.extend(if binary(name) { 41u32 } else { 1u32 }.to_le_bytes());
-        head.extend((data.len() as u64).to_le_bytes());
-        if binary(name) {
-            for group in tensor.data.chunks_exact(256) {
-                data.extend([group[0], group[1] & 0x7f]);
-                for byte in group.chunks_exact(16) {
-                    let bit = |(i, w): (usize, &[u8])| u8::from(w[1] >> 7 == 0) << i;
-                    data.push(byte.chunks_exact(2).enumerate().map(bit).sum());
-                }
-            }
-        } else {
-            data.extend(&tensor.data);
-        }
-    }
-    head.resize(head.len().next_multiple_of(64), 0);
-    head.extend(data);
-    std::fs::write(path, head).unwrap();
-}
-
-/// The single-file layout: q, k, v in one matrix, shift before scale at the end.
-fn bfl(tensors: &Tensors) -> Tensors {
-    let mut renamed = Tensors::new();
-    let mut put = |name: String, parts: &[&Tensor]| {
-        let mut shape = parts[0].shape.clone();
-        shape[0] = parts.iter().map(|p| p.shape[0]).sum();
-        let data = parts.iter().flat_map(|p| p.data.clone()).collect();
-        renamed
-            .insert(format!("model.diffusion_model.{name}"), Tensor { dtype: parts[0].dtype, shape, data });
-    };
-    let get = |name: &str| &tensors[name];
-    for (bfl, diffusers) in [
-        ("img_in", "x_embedder"),
-        ("txt_in", "context_embedder"),
-        ("time_in.in_layer", "time_guidance_embed.timestep_embedder.linear_1"),
-        ("time_in.out_layer", "time_guidance_embed.timestep_embedder.linear_2"),
-        ("double_stream_modulation_img.lin", "double_stream_modulation_img.linear"),
-        ("double_stream_modulation_txt.lin", "double_stream_modulation_txt.linear"),
-        ("single_stream_modulation.lin", "single_stream_modulation.linear"),
-        ("final_layer.linear", "proj_out"),
-    ] {
-        put(format!("{bfl}.weight"), &[get(&format!("{diffusers}.weight"))]);
-    }
-    let last = get("norm_out.linear.weight");
-    let half = last.data.len() / 2;
-    let swapped = [&last.data[half..], &last.data[..half]].concat();
-    put("final_layer.adaLN_modulation.1.weight".into(), &[&Tensor { data: swapped, ..last.clone() }]);
-    let c = config("transformer");
-    for i in 0..c.num_layers {
-        let at = |name: &str| get(&format!("transformer_blocks.{i}.{name}.weight"));
-        let block = format!("double_blocks.{i}");
-        put(format!("{block}.img_attn.qkv.weight"), &[at("attn.to_q"), at("attn.to_k"), at("attn.to_v")]);
-        let txt = [at("attn.add_q_proj"), at("attn.add_k_proj"), at("attn.add_v_proj")];
-        put(format!("{block}.txt_attn.qkv.weight"), &txt);
-        for (bfl, diffusers) in [
-            ("img_attn.proj.weight", "attn.to_out.0"),
-            ("txt_attn.proj.weight", "attn.to_add_out"),
-            ("img_attn.norm.query_norm.scale", "attn.norm_q"),
-            ("img_attn.norm.key_norm.scale", "attn.norm_k"),
-            ("txt_attn.norm.query_norm.scale", "attn.norm_added_q"),
-            ("txt_attn.norm.key_norm.scale", "attn.norm_added_k"),
-            ("img_mlp.0.weight", "ff.linear_in"),
-            ("img_mlp.2.weight", "ff.linear_out"),
-            ("txt_mlp.0.weight", "ff_context.linear_in"),
-            ("txt_mlp.2.weight", "ff_context.linear_out"),
-        ] {
-            put(format!("{block}.{bfl}"), &[at(diffusers)]);
-        }
-    }
-    for i in 0..c.num_single_layers {
-        for (bfl, diffusers) in [
-            ("linear1.weight", "to_qkv_mlp_proj"),
-            ("linear2.weight", "to_out"),
-            ("norm.query_norm.scale", "norm_q"),
-            ("norm.key_norm.scale", "norm_k"),
-        ] {
-            let tensor = get(&format!("single_transformer_blocks.{i}.attn.{diffusers}.weight"));
-            put(format!("single_blocks.{i}.{bfl}"), &[tensor]);
-        }
-    }
-    renamed
-}
-
 #[test]
 fn gguf_in_both_namings_is_the_same_model() {
     let dir = tempfile::tempdir().unwrap();
@@ -306,19 +139,21 @@ fn gguf_in_both_namings_is_the_same_model() {
         packed.contains_key(&format!("{stem}.scales"))
     };
     let path = dir.path().join("diffusers.gguf");
-    write_gguf(&path, &dense, is_packed);
+    gguf::write(&path, &[], &gguf::blocks(&dense, |name, _| is_packed(name).then_some(gguf::Q1_0)));
     let (got, kinds) = velocity(&[path], None);
     assert!(got == want, "diffusers naming");
     assert_eq!(count(&kinds, "binary"), packed.keys().filter(|n| n.ends_with(".scales")).count());
 
+    let c = config("transformer");
     let path = dir.path().join("bfl.gguf");
     let in_blocks = |name: &str| name.contains("_blocks.") && name.ends_with(".weight");
-    write_gguf(&path, &bfl(&dense), in_blocks);
+    let single = bfl(&dense, c.num_layers, c.num_single_layers);
+    gguf::write(&path, &[], &gguf::blocks(&single, |name, _| in_blocks(name).then_some(gguf::Q1_0)));
     assert!(velocity(&[path], None).0 == want, "BFL naming");
 
     // the same single file as safetensors
     let path = dir.path().join("bfl.safetensors");
-    write(&path, &bfl(&dense));
+    write(&path, &single);
     assert!(velocity(&[path], None).0 == want, "BFL naming in safetensors");
 }
 

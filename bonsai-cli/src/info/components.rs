@@ -33,6 +33,8 @@ pub struct Component {
     pub matrices: BTreeMap<&'static str, usize>,
     pub config: BTreeMap<&'static str, String>,
     pub notes: Vec<String>,
+    /// Signs that the weights are not those that were trained together.
+    pub warnings: Vec<String>,
     pub error: Option<String>,
 }
 
@@ -50,6 +52,10 @@ pub fn all(dir: &ModelDir) -> Vec<Component> {
         with_weights(dir, "vae", weights::Component::Vae, vae),
         look("tokenizer", |c| tokenizer(dir, c)),
         look("bonsai.json", |c| side_file(dir, c)),
+        look("model_index.json", |c| {
+            c.warnings = dir.index_warnings()?;
+            Ok(())
+        }),
     ]
 }
 
@@ -67,11 +73,11 @@ fn with_weights(
     dir: &ModelDir,
     role: &'static str,
     component: weights::Component,
-    load: impl FnOnce(&ModelDir, &ComponentFiles, &Weights) -> Result<Summary>,
+    load: impl FnOnce(&ModelDir, &ComponentFiles, &Weights) -> Result<(Summary, Vec<String>)>,
 ) -> Component {
     look(role, |c| {
-        c.folder = Some(dir.folder(role)?.display().to_string());
         let files = dir.component(role)?;
+        c.folder = Some(files.dir.display().to_string());
         c.files = files.weights.iter().map(|path| size(path)).collect();
         for path in &files.weights {
             for tensor in TensorFile::open(path)?.tensors.values() {
@@ -86,7 +92,10 @@ fn with_weights(
             *c.matrices.entry(kind).or_default() += 1;
         }
         c.notes = odd_ones(&kinds);
-        c.config = loaded?;
+        c.warnings.extend(weights.warnings());
+        let (config, warnings) = loaded?;
+        c.config = config;
+        c.warnings.extend(warnings);
         Ok(())
     })
 }
@@ -121,12 +130,16 @@ fn odd_ones(kinds: &BTreeMap<String, &'static str>) -> Vec<String> {
     notes
 }
 
-fn transformer(_: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Result<Summary> {
-    let path = files.dir.join("config.json");
-    let config: Flux2Config = if path.exists() { read_json(&path)? } else { Flux2Config::detect(weights)? };
+type Loaded = Result<(Summary, Vec<String>)>;
+
+fn transformer(_: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Loaded {
+    let config: Flux2Config = match &files.config {
+        Some(path) => read_json(path)?,
+        None => Flux2Config::detect(weights)?,
+    };
     let model = Flux2Transformer::load(weights, config)?;
     let c = model.config();
-    Ok(BTreeMap::from([
+    let summary = BTreeMap::from([
         ("blocks", format!("{} double, {} single", c.num_layers, c.num_single_layers)),
         (
             "width",
@@ -136,18 +149,22 @@ fn transformer(_: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Resul
         ("prompt channels", c.joint_attention_dim.to_string()),
         ("token channels", c.in_channels.to_string()),
         ("guidance input", if c.guidance_embeds { "yes" } else { "no" }.to_owned()),
-    ]))
+    ]);
+    Ok((summary, Vec::new()))
 }
 
-fn text_encoder(dir: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Result<Summary> {
-    let config: Qwen3Config = read_json(&files.dir.join("config.json"))?;
+fn text_encoder(dir: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Loaded {
+    let config: Qwen3Config = match &files.config {
+        Some(path) => read_json(path)?,
+        None => Qwen3Config::detect(weights)?,
+    };
     // a broken side file is reported as its own component
     let taps = dir.side_file().ok().and_then(|side| side.text_encoder_out_layers);
     let last =
         taps.and_then(|taps| taps.last().copied()).unwrap_or(config.num_hidden_layers.saturating_mul(3) / 4);
     let model = Qwen3::load(weights, config, last)?;
     let c = model.config();
-    Ok(BTreeMap::from([
+    let summary = BTreeMap::from([
         ("layers", format!("{} of {} needed", model.layers(), c.num_hidden_layers)),
         ("width", c.hidden_size.to_string()),
         (
@@ -156,29 +173,37 @@ fn text_encoder(dir: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Re
         ),
         ("feed-forward", c.intermediate_size.to_string()),
         ("vocabulary", c.vocab_size.to_string()),
-    ]))
+        ("rope theta", c.rope_theta().to_string()),
+    ]);
+    Ok((summary, c.warnings()))
 }
 
-fn vae(_: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Result<Summary> {
-    let config: VaeConfig = read_json(&files.dir.join("config.json"))?;
+fn vae(_: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Loaded {
+    let config: VaeConfig = match &files.config {
+        Some(path) => read_json(path)?,
+        None => VaeConfig::detect(weights)?,
+    };
     let model = Vae::load(weights, config)?;
     let c = model.config();
     let channels: Vec<String> = c.decoder_channels().iter().map(usize::to_string).collect();
-    Ok(BTreeMap::from([
+    let summary = BTreeMap::from([
         (
             "latent",
             format!("{} channels, 1/{} of the picture's side", c.latent_channels, model.scale_factor()),
         ),
         ("decoder channels", channels.join(", ")),
         ("encoder", if model.can_encode() { "yes" } else { "no" }.to_owned()),
-    ]))
+        ("form", if model.is_tiny() { "TAEF2, the tiny stand-in" } else { "AutoencoderKLFlux2" }.to_owned()),
+    ]);
+    Ok((summary, Vec::new()))
 }
 
 fn tokenizer(dir: &ModelDir, c: &mut Component) -> Result<()> {
     let folder = dir.tokenizer()?;
     c.folder = Some(folder.display().to_string());
     let names = ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"];
-    c.files = names.iter().map(|name| folder.join(name)).filter(|p| p.is_file()).map(|p| size(&p)).collect();
+    let files = names.iter().map(|name| folder.join(name)).chain([folder.clone()]);
+    c.files = files.filter(|p| p.is_file()).map(|p| size(&p)).collect();
     let tokenizer = Tokenizer::open(&folder)?;
     c.config.insert("tokens", tokenizer.vocab_size().to_string());
     Ok(())
@@ -221,6 +246,9 @@ impl fmt::Display for Component {
         if !self.config.is_empty() {
             let pairs: Vec<_> = self.config.iter().map(|(key, value)| format!("{key} {value}")).collect();
             write!(f, "\n  config     {}", pairs.join("; "))?;
+        }
+        for warning in &self.warnings {
+            write!(f, "\n  WARNING    {warning}")?;
         }
         for note in &self.notes {
             write!(f, "\n  note       {note}")?;

@@ -99,7 +99,7 @@ impl Estimate {
 /// When a file is missing or its header unsound, the request is out of range, or no plan keeps the budget of the
 /// options ([`ErrorKind::MemoryBudget`]).
 pub fn estimate(dir: impl AsRef<Path>, options: &PipelineOptions, request: &Request) -> Result<Estimate> {
-    let sizes = ModelSizes::read(&ModelDir::open(dir.as_ref())?, options)?;
+    let sizes = ModelSizes::read(&ModelDir::chosen(dir.as_ref(), &options.components)?, options)?;
     let threads =
         options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     sizes.plan(request, threads, options.max_memory)

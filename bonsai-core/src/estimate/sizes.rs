@@ -1,4 +1,3 @@
-use crate::config::read_json;
 use crate::error::Result;
 use crate::model::{DEFAULT_MAX_SEQUENCE_LENGTH, DEFAULT_SIZE, DEFAULT_STEPS, default_taps};
 use crate::model_dir::ModelDir;
@@ -45,15 +44,13 @@ impl ModelSizes {
         let (source, side) = (dir.files(), dir.side_file()?);
         let files = dir.component("transformer")?;
         let transformer = Weights::open_from(source, &files.weights, Component::Transformer)?;
-        let path = files.dir.join("config.json");
-        let transformer_config =
-            if source.exists(&path) { read_json(source, &path)? } else { Flux2Config::detect(&transformer)? };
+        let transformer_config = files.config(source, || Flux2Config::detect(&transformer))?;
         let files = dir.component("text_encoder")?;
         let text_encoder = Weights::open_from(source, &files.weights, Component::TextEncoder)?;
-        let text_encoder_config: Qwen3Config = read_json(source, &files.dir.join("config.json"))?;
+        let text_encoder_config = files.config(source, || Qwen3Config::detect(&text_encoder))?;
         let files = dir.component("vae")?;
         let vae = Weights::open_from(source, &files.weights, Component::Vae)?;
-        let vae_config: VaeConfig = read_json(source, &files.dir.join("config.json"))?;
+        let vae_config = files.config(source, || VaeConfig::detect(&vae))?.fitted(&vae);
         transformer_config.validate()?;
         text_encoder_config.validate()?;
         vae_config.validate()?;

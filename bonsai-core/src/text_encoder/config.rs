@@ -1,7 +1,8 @@
 use serde::Deserialize;
 
 use crate::config::expect;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::weights::{Attribute, Weights};
 
 /// Sizes of a Qwen3 model, as `config.json` states them.
 #[derive(Debug, Clone, Deserialize)]
@@ -46,10 +47,63 @@ fn default_positions() -> usize {
     40960
 }
 
+/// Of the encoder that FLUX.2 Klein was trained with.
+const ROPE_THETA: f64 = 1e6;
+
 impl Qwen3Config {
+    /// The config that a file of weights without one must have: the keys of a GGUF file, and the shapes.
+    ///
+    /// # Errors
+    /// When tensors that tell the sizes are missing, or the file says that it is another architecture.
+    pub fn detect(w: &Weights) -> Result<Self> {
+        let architecture = w.attribute("general.architecture").and_then(Attribute::as_text);
+        if let Some(other) = architecture.filter(|name| *name != "qwen3") {
+            let message =
+                format!("a text encoder of the architecture {other}; qwen3 is what FLUX.2 Klein reads");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        let missing =
+            |name: &str| Error::mismatch(format!("no config.json, and no tensor {name} to tell sizes by"));
+        let rows = |name: &str| w.matrix_shape(name).map(|(rows, _)| rows).ok_or_else(|| missing(name));
+        let norm =
+            |name: &str| w.shape(name).and_then(|shape| shape.first()).copied().ok_or_else(|| missing(name));
+        let layer = |name: &str| format!("layers.0.{name}");
+        let head_dim = norm(&layer("self_attn.q_norm.weight"))?;
+        expect(head_dim > 0, "head_dim", "a positive size")?;
+        let number = |key: &str| w.attribute(&format!("qwen3.{key}")).and_then(Attribute::as_float);
+        Ok(Self {
+            vocab_size: rows("embed_tokens")?,
+            hidden_size: norm(&layer("input_layernorm.weight"))?,
+            intermediate_size: rows(&layer("mlp.gate_proj"))?,
+            num_hidden_layers: w.count("layers"),
+            num_attention_heads: rows(&layer("self_attn.q_proj"))? / head_dim,
+            num_key_value_heads: rows(&layer("self_attn.k_proj"))? / head_dim,
+            head_dim,
+            rms_norm_eps: number("attention.layer_norm_rms_epsilon")
+                .map_or_else(default_eps, |eps| eps as f32),
+            max_position_embeddings: number("context_length").map_or_else(default_positions, |n| n as usize),
+            rope_theta: number("rope.freq_base"),
+            rope_parameters: None,
+            attention_bias: false,
+            hidden_act: None,
+        })
+    }
+
+    /// What sets it apart from the encoder of FLUX.2 Klein though every shape fits.
+    pub fn warnings(&self) -> Vec<String> {
+        if self.rope_theta() == ROPE_THETA {
+            return Vec::new();
+        }
+        vec![format!(
+            "the text encoder's rope_theta is {}, that of FLUX.2 Klein's is {ROPE_THETA}: perhaps another Qwen3 of the \
+             same sizes (Qwen3-4B-Instruct-2507 is one), whose embeddings the transformer was not trained on",
+            self.rope_theta()
+        )]
+    }
+
     /// Base of the rotary frequencies: 1,000,000 for the encoder of FLUX.2 Klein.
     pub fn rope_theta(&self) -> f64 {
-        self.rope_parameters.as_ref().and_then(|p| p.rope_theta).or(self.rope_theta).unwrap_or(1e6)
+        self.rope_parameters.as_ref().and_then(|p| p.rope_theta).or(self.rope_theta).unwrap_or(ROPE_THETA)
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

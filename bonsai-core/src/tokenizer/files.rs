@@ -75,8 +75,12 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn read(files: &ModelFiles, dir: &Path) -> Result<Self> {
+        // a file that was named, or what a folder holds
+        let (dir, single) = match dir.parent() {
+            Some(parent) if files.is_file(dir) => (parent, dir.to_owned()),
+            _ => (dir, dir.join("tokenizer.json")),
+        };
         let config = read_config(files, &dir.join("tokenizer_config.json"))?;
-        let single = dir.join("tokenizer.json");
         if files.exists(&single) {
             return Self::from_tokenizer_json(files, &single, config);
         }

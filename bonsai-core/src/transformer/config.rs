@@ -96,11 +96,13 @@ impl Flux2Config {
             "a divisor of the hidden size",
         )?;
         // F rows of linear_out's input, whatever the packing: linear_in has 2 F rows
-        let wide = if w.shape("transformer_blocks.0.ff.linear_in.weight").is_some() {
-            size("transformer_blocks.0.ff.linear_in.weight", 0)?
-        } else {
-            size("single_transformer_blocks.0.attn.to_qkv_mlp_proj.weight", 0)?.saturating_sub(3 * hidden)
-        };
+        let rows = |name: &str| w.matrix_shape(name).map(|(rows, _)| rows);
+        let fused = "single_transformer_blocks.0.attn.to_qkv_mlp_proj";
+        let wide = rows("transformer_blocks.0.ff.linear_in")
+            .or_else(|| rows(fused).map(|rows| rows.saturating_sub(3 * hidden)))
+            .ok_or_else(|| {
+                Error::mismatch(format!("no config.json, and no tensor {fused} to tell sizes by"))
+            })?;
         Ok(Self {
             num_layers: w.count("transformer_blocks"),
             num_single_layers: w.count("single_transformer_blocks"),

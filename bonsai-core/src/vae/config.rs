@@ -1,7 +1,13 @@
 use serde::Deserialize;
 
+use super::tiny;
 use crate::config::expect;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::weights::Weights;
+
+/// Channels and levels of TAEF2.
+const TINY_CHANNELS: usize = 64;
+const TINY_LEVELS: usize = 4;
 
 /// Sizes of an AutoencoderKLFlux2, as `config.json` states them.
 #[derive(Debug, Clone, Deserialize)]
@@ -60,6 +66,18 @@ fn default_groups() -> usize {
 fn default_sample_size() -> usize {
     1024
 }
+fn size(w: &Weights, tensor: &str, axis: usize) -> Option<usize> {
+    w.shape(tensor)?.get(axis).copied()
+}
+
+/// Channels of each level of the decoder, finest first.
+fn decoder_channels(w: &Weights) -> Option<Vec<usize>> {
+    let levels = w.count("decoder.up_blocks");
+    let channels =
+        (0..levels).rev().map(|i| size(w, &format!("decoder.up_blocks.{i}.resnets.0.conv1.weight"), 0));
+    channels.collect::<Option<Vec<_>>>().filter(|channels| !channels.is_empty())
+}
+
 fn yes() -> bool {
     true
 }
@@ -71,6 +89,58 @@ fn default_patch_size() -> [usize; 2] {
 }
 
 impl VaeConfig {
+    /// The config that a file of weights without one must have, from its shapes.
+    ///
+    /// # Errors
+    /// When tensors that tell the sizes are missing.
+    pub fn detect(w: &Weights) -> Result<Self> {
+        if tiny::is_tiny(w) {
+            return Ok(Self::with_channels(vec![TINY_CHANNELS; TINY_LEVELS], tiny::latent_channels(w)?));
+        }
+        let missing =
+            |name: &str| Error::mismatch(format!("no config.json, and no tensor {name} to tell sizes by"));
+        let decoder =
+            decoder_channels(w).ok_or_else(|| missing("decoder.up_blocks.0.resnets.0.conv1.weight"))?;
+        let encoder: Option<Vec<usize>> = (0..w.count("encoder.down_blocks"))
+            .map(|i| size(w, &format!("encoder.down_blocks.{i}.resnets.0.conv1.weight"), 0))
+            .collect();
+        let encoder = encoder.filter(|channels| !channels.is_empty());
+        let conv_in = "decoder.conv_in.weight";
+        let latent = size(w, conv_in, 1).ok_or_else(|| missing(conv_in))?;
+        Ok(Self {
+            layers_per_block: w.count("decoder.up_blocks.0.resnets").saturating_sub(1),
+            use_quant_conv: w.has("quant_conv.weight"),
+            use_post_quant_conv: w.has("post_quant_conv.weight"),
+            mid_block_add_attention: w.count("decoder.mid_block.attentions") > 0,
+            decoder_block_out_channels: Some(decoder.clone()),
+            ..Self::with_channels(encoder.unwrap_or(decoder), latent)
+        })
+    }
+
+    fn with_channels(block_out_channels: Vec<usize>, latent_channels: usize) -> Self {
+        Self {
+            in_channels: default_picture_channels(),
+            out_channels: default_picture_channels(),
+            block_out_channels,
+            decoder_block_out_channels: None,
+            layers_per_block: default_layers(),
+            latent_channels,
+            norm_num_groups: default_groups(),
+            sample_size: default_sample_size(),
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+            mid_block_add_attention: true,
+            batch_norm_eps: default_batch_norm_eps(),
+            patch_size: default_patch_size(),
+        }
+    }
+
+    /// The same with the decoder's channels as the file has them: configs of small decoders do not always say.
+    pub(crate) fn fitted(self, w: &Weights) -> Self {
+        let decoder_block_out_channels = decoder_channels(w).or(self.decoder_block_out_channels);
+        Self { decoder_block_out_channels, ..self }
+    }
+
     /// Channels of each decoder level, finest first.
     pub fn decoder_channels(&self) -> &[usize] {
         self.decoder_block_out_channels.as_deref().unwrap_or(&self.block_out_channels)

@@ -24,6 +24,11 @@ impl LatentNorm {
         }
     }
 
+    /// No change: for latents that are decoded as the transformer leaves them.
+    pub(super) fn identity(channels: usize) -> Self {
+        Self { mean: vec![0.0; channels], std: vec![1.0; channels] }
+    }
+
     /// `x * std + mean` of tokens in place, `[tokens, channels]` row by row.
     pub fn denormalise(&self, tokens: &mut [f32]) {
         for token in tokens.chunks_exact_mut(self.mean.len()) {

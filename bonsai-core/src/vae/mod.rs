@@ -9,6 +9,7 @@ mod latent_norm;
 mod resnet_block;
 mod strips;
 mod tiling;
+mod tiny;
 
 use bonsai_kernels::conv2d::{Conv2d, Sampling};
 use bonsai_kernels::norm::{ChannelAffine, ChannelSums, group_norm};
@@ -25,6 +26,7 @@ use crate::nn::{Conv, PictureBuffer};
 use crate::weights::Weights;
 use decoder::Decoder;
 use encoder::Encoder;
+use tiny::Tiny;
 
 const NORM_EPS: f32 = 1e-6;
 
@@ -34,23 +36,44 @@ pub struct Vae {
     config: VaeConfig,
     quant_conv: Option<Conv>,
     post_quant_conv: Option<Conv>,
-    encoder: Option<Encoder>,
-    decoder: Decoder,
+    halves: Halves,
     latent_norm: LatentNorm,
 }
 
+/// Encoder and decoder.
+#[derive(Debug)]
+enum Halves {
+    Full { encoder: Option<Box<Encoder>>, decoder: Box<Decoder> },
+    Tiny { encoder: Option<Tiny>, decoder: Tiny },
+}
+
 impl Vae {
-    /// Builds the model. A file without an encoder makes one that only decodes.
+    /// Builds the model. A file without an encoder makes one that only decodes; the decoder is as wide as its tensors
+    /// are, whatever the config says.
     ///
     /// # Errors
     /// When the config is unsound or a tensor is missing, left over, or of another shape or dtype.
     pub fn load(w: &Weights, config: VaeConfig) -> Result<Self> {
+        if tiny::is_tiny(w) {
+            return Self::load_tiny(w, config);
+        }
+        let config = config.fitted(w);
         config.validate()?;
         let c = &config;
         let latent = c.latent_channels;
-        let decoder = Decoder::load(&w.at("decoder"), c)?;
-        let encoder =
-            if w.has("encoder.conv_in.weight") { Some(Encoder::load(&w.at("encoder"), c)?) } else { None };
+        if !w.has("bn.running_mean") {
+            let found =
+                w.shape("decoder.conv_in.weight").and_then(|shape| shape.get(1)).copied().unwrap_or(0);
+            return Err(Error::mismatch(format!(
+                "no tensor bn.running_mean, and a decoder of {found} latent channels: not the VAE of FLUX.2"
+            )));
+        }
+        let decoder = Box::new(Decoder::load(&w.at("decoder"), c)?);
+        let encoder = if w.has("encoder.conv_in.weight") {
+            Some(Box::new(Encoder::load(&w.at("encoder"), c)?))
+        } else {
+            None
+        };
         let wants_quant = c.use_quant_conv && encoder.is_some();
         let quant_conv =
             wants_quant.then(|| Conv::load(w, "quant_conv", 2 * latent, 2 * latent, 1)).transpose()?;
@@ -61,7 +84,27 @@ impl Vae {
             c.use_post_quant_conv.then(|| Conv::load(w, "post_quant_conv", latent, latent, 1)).transpose()?;
         let latent_norm = LatentNorm::load(&w.at("bn"), c)?;
         w.finish()?;
-        Ok(Self { quant_conv, post_quant_conv, encoder, decoder, latent_norm, config })
+        let halves = Halves::Full { encoder, decoder };
+        Ok(Self { quant_conv, post_quant_conv, halves, latent_norm, config })
+    }
+
+    fn load_tiny(w: &Weights, config: VaeConfig) -> Result<Self> {
+        // a config beside it is that of the VAE that it stands in for
+        let tiny = VaeConfig::detect(w)?;
+        let config = VaeConfig { batch_norm_eps: config.batch_norm_eps, ..tiny };
+        config.validate()?;
+        let decoder = Tiny::decoder(w)?;
+        let encodes = w.has("encoder.0.weight");
+        let encoder = if encodes { Some(Tiny::encoder(w, config.latent_channels)?) } else { None };
+        w.finish()?;
+        let latent_norm = LatentNorm::identity(config.token_channels());
+        let halves = Halves::Tiny { encoder, decoder };
+        Ok(Self { quant_conv: None, post_quant_conv: None, halves, latent_norm, config })
+    }
+
+    /// Whether it is TAEF2, which stands in for the VAE of FLUX.2.
+    pub fn is_tiny(&self) -> bool {
+        matches!(self.halves, Halves::Tiny { .. })
     }
 
     /// The config.
@@ -76,7 +119,10 @@ impl Vae {
 
     /// Whether pictures can be encoded.
     pub fn can_encode(&self) -> bool {
-        self.encoder.is_some()
+        match &self.halves {
+            Halves::Full { encoder, .. } => encoder.is_some(),
+            Halves::Tiny { encoder, .. } => encoder.is_some(),
+        }
     }
 
     /// Pixels of a picture for each pixel of its latent, in one direction.
@@ -116,7 +162,10 @@ impl Vae {
             None => latent,
         };
         cx.tap_picture(format_args!("post_quant_conv"), x.view());
-        self.decoder.forward(cx, x, strips)
+        match &self.halves {
+            Halves::Full { decoder, .. } => decoder.forward(cx, x, strips),
+            Halves::Tiny { decoder, .. } => decoder.decode(cx, x),
+        }
     }
 
     /// Mean of the posterior `[h, w, latent_channels]` of a picture `[8 h, 8 w, 3]` of about -1 to 1.
@@ -130,12 +179,10 @@ impl Vae {
     }
 
     fn encode_moments(&self, cx: &mut Context<'_>, picture: ArrayView3<'_, f32>) -> Result<PictureBuffer> {
-        let encoder = self.encoder.as_ref().ok_or_else(|| {
-            Error::new(
-                crate::ErrorKind::Unsupported,
-                "this VAE file holds no encoder; pictures can't be encoded",
-            )
-        })?;
+        if !self.can_encode() {
+            let message = "this VAE file holds no encoder; pictures can't be encoded";
+            return Err(Error::new(crate::ErrorKind::Unsupported, message));
+        }
         let (height, width, channels) = picture.dim();
         let factor = self.scale_factor();
         if !height.is_multiple_of(factor)
@@ -147,7 +194,12 @@ impl Vae {
                 self.config.in_channels
             )));
         }
-        let moments = encoder.forward(cx, PictureBuffer::copy_of(cx.cpu, picture)?)?;
+        let picture = PictureBuffer::copy_of(cx.cpu, picture)?;
+        let moments = match &self.halves {
+            Halves::Full { encoder: Some(encoder), .. } => encoder.forward(cx, picture)?,
+            Halves::Tiny { encoder: Some(encoder), .. } => encoder.encode(cx, picture)?,
+            _ => return Err(Error::new(crate::ErrorKind::Internal, "an encoder that was there")),
+        };
         let moments = match &self.quant_conv {
             Some(conv) => plain_conv(cx, conv, &moments)?,
             None => moments,

@@ -152,17 +152,17 @@ pub(super) fn read(bytes: &[u8]) -> Result<(BTreeMap<String, StoredTensor>, BTre
             .and_then(|begin| Some((begin, begin.checked_add(len)?)))
             .filter(|&(_, end)| end <= bytes.len() as u64)
             .map(|(begin, end)| begin as usize..end as usize);
-        if !offset.is_multiple_of(alignment) {
-            return Err(Error::format(format!(
-                "tensor {name}: offset {offset} is no multiple of the alignment {alignment}"
-            )));
-        }
         let range = range.ok_or_else(|| {
             Error::format(format!(
                 "tensor {name}: {len} bytes at offset {offset} lie outside the file of {}",
                 bytes.len()
             ))
         })?;
+        if !offset.is_multiple_of(alignment) {
+            return Err(Error::format(format!(
+                "tensor {name}: offset {offset} is no multiple of the alignment {alignment}"
+            )));
+        }
         if found.insert(name.clone(), StoredTensor::new(dtype, shape, range)).is_some() {
             return Err(Error::format(format!("tensor {name} is there twice")));
         }

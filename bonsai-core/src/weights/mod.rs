@@ -17,6 +17,7 @@ mod quantized;
 mod safetensors;
 mod stored;
 mod torch;
+mod warnings;
 mod zip;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +38,7 @@ pub use stored::{Attribute, StoredTensor};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model_source::ModelFiles;
-use names::Rows;
+use names::{Naming, Rows};
 
 /// How many names an error lists before it only counts.
 const NAMES_IN_ERRORS: usize = 8;
@@ -84,9 +85,16 @@ impl Weights {
     pub(crate) fn open_from(source: &ModelFiles, paths: &[PathBuf], component: Component) -> Result<Self> {
         let files = paths.iter().map(|p| TensorFile::open_from(source, p)).collect::<Result<Vec<_>>>()?;
         let mut entries = BTreeMap::new();
+        let mut attributes = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
+            let naming = Naming::detect(component, &file.tensors);
+            for (stored_name, attribute) in &file.attributes {
+                for (name, _) in naming.canonical(stored_name, None) {
+                    attributes.insert(name, attribute.clone());
+                }
+            }
             for (stored_name, tensor) in &file.tensors {
-                for (name, rows) in names::canonical(component, stored_name) {
+                for (name, rows) in naming.canonical(stored_name, Some(&tensor.dtype)) {
                     let (shape, pieces) = pick_rows(tensor, rows).ok_or_else(|| {
                         Error::mismatch(format!(
                             "{}: tensor {stored_name}: shape {:?} can't be cut into equal parts of rows",
@@ -106,12 +114,6 @@ impl Weights {
                         )));
                     }
                 }
-            }
-        }
-        let mut attributes = BTreeMap::new();
-        for (stored_name, attribute) in files.iter().flat_map(|file| &file.attributes) {
-            for (name, _) in names::canonical(component, stored_name) {
-                attributes.insert(name, attribute.clone());
             }
         }
         let (claimed, kinds) = (Mutex::default(), Mutex::default());
@@ -137,6 +139,20 @@ impl Weights {
     /// Shape of a tensor, if it is there.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.catalog.entries.get(&self.name(name)).map(|e| e.shape.as_slice())
+    }
+
+    /// Rows of a matrix, and its columns where they are not packed, however it is stored.
+    pub fn matrix_shape(&self, name: &str) -> Option<(usize, Option<usize>)> {
+        for packed in ["orig_shape", "shape"] {
+            if let Ok(Some(shape)) = self.ints(&format!("{name}.{packed}"))
+                && let &[rows, cols] = shape.as_slice()
+            {
+                return Some((usize::try_from(rows).ok()?, usize::try_from(cols).ok()));
+            }
+        }
+        let weight = self.catalog.entries.get(&self.name(format_args!("{name}.weight")))?;
+        let cols = weight.shape.get(1).copied().filter(|_| weight.dtype != Dtype::U32);
+        Some((*weight.shape.first()?, cols))
     }
 
     /// A plain value that stands beside the tensors: a key of GGUF, or what a pickle holds.

@@ -36,7 +36,7 @@ fn unsupported(what: &str, message: impl std::fmt::Display) -> Error {
 
 impl Weights {
     /// Whole numbers that a file holds as plain values, or as a small tensor.
-    fn ints(&self, name: &str) -> Result<Option<Vec<i64>>> {
+    pub(super) fn ints(&self, name: &str) -> Result<Option<Vec<i64>>> {
         const LONGEST: usize = 64;
         if let Some(attribute) = self.attribute(name) {
             let ints = match attribute {

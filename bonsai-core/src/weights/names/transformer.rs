@@ -1,46 +1,20 @@
-//! Checkpoint words to the names that the models ask for, which are those of diffusers and transformers.
+//! Flux2Transformer2DModel: the naming of diffusers, and that of BFL's single file.
 
-/// Which part of a pipeline a file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Component {
-    /// Flux2Transformer2DModel, in diffusers' or BFL's naming.
-    Transformer,
-    /// Qwen3.
-    TextEncoder,
-    /// AutoencoderKLFlux2.
-    Vae,
-}
+use super::{Rows, strip_prefix};
 
-/// Which rows of a stored tensor a name means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
-    /// All.
-    All,
-    /// The first, second or third third: q, k and v stand in one matrix.
-    Third(usize),
-    /// The second half, then the first: BFL's last modulation is (shift, scale), diffusers' (scale, shift).
-    SwappedHalves,
-}
+const PREFIXES: [&str; 4] = ["model.diffusion_model.", "diffusion_model.", "transformer.", "model."];
 
-const TRANSFORMER_PREFIXES: [&str; 4] =
-    ["model.diffusion_model.", "diffusion_model.", "transformer.", "model."];
-const TEXT_ENCODER_PREFIXES: [&str; 4] =
-    ["language_model.model.", "text_encoder.model.", "model.", "text_encoder."];
-
-/// The names that a stored tensor serves, with the rows of each.
-pub fn canonical(component: Component, stored: &str) -> Vec<(String, Rows)> {
-    match component {
-        Component::Transformer => {
-            let bare = strip_prefix(stored, &TRANSFORMER_PREFIXES);
-            from_bfl(bare).unwrap_or_else(|| vec![(bare.to_owned(), Rows::All)])
-        }
-        Component::TextEncoder => vec![(strip_prefix(stored, &TEXT_ENCODER_PREFIXES).to_owned(), Rows::All)],
-        Component::Vae => vec![(stored.to_owned(), Rows::All)],
-    }
-}
-
-fn strip_prefix<'a>(name: &'a str, prefixes: &[&str]) -> &'a str {
-    prefixes.iter().find_map(|p| name.strip_prefix(p)).unwrap_or(name)
+/// `is_block`: quantised tensors of some GGUF files are called after their layer alone.
+pub(super) fn canonical(stored: &str, is_block: bool) -> Vec<(String, Rows)> {
+    let bare = strip_prefix(stored, &PREFIXES);
+    let named;
+    let bare = if is_block && !bare.ends_with(".weight") {
+        named = format!("{bare}.weight");
+        &named
+    } else {
+        bare
+    };
+    from_bfl(bare).unwrap_or_else(|| vec![(bare.to_owned(), Rows::All)])
 }
 
 /// Names of the single-file layout; `None` for any other name.
@@ -115,13 +89,15 @@ mod tests {
     use super::*;
 
     fn names(stored: &str) -> Vec<(String, Rows)> {
-        canonical(Component::Transformer, stored)
+        canonical(stored, false)
     }
 
     #[test]
     fn diffusers_names_pass() {
         let name = "transformer_blocks.3.attn.to_out.0.weight";
         assert_eq!(names(name), [(name.to_owned(), Rows::All)]);
+        let stem = name.strip_suffix(".weight").unwrap();
+        assert_eq!(canonical(stem, true), names(name));
     }
 
     #[test]

@@ -1,0 +1,69 @@
+//! Where the components of a model are, when not in its directory's folders.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// Components that are given one by one, instead of those of a model directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ComponentPaths {
+    /// The transformer: a file of weights or a folder.
+    pub transformer: Option<PathBuf>,
+    /// The text encoder: a file of weights or a folder.
+    pub text_encoder: Option<PathBuf>,
+    /// The VAE.
+    pub vae: Option<VaePath>,
+    /// The tokenizer: `tokenizer.json`, or a folder that holds it.
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// Which VAE is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VaePath {
+    /// A file of weights or a folder.
+    Path(PathBuf),
+    /// The TAEF2 that lies in the model directory.
+    Tiny,
+}
+
+impl FromStr for VaePath {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(if text == "tiny" { Self::Tiny } else { Self::Path(text.into()) })
+    }
+}
+
+impl ComponentPaths {
+    /// Whether nothing is left for a model directory to hold.
+    pub fn is_complete(&self) -> bool {
+        let Self { transformer, text_encoder, vae, tokenizer } = self;
+        let vae = matches!(vae, Some(VaePath::Path(_)));
+        transformer.is_some() && text_encoder.is_some() && vae && tokenizer.is_some()
+    }
+
+    /// The path that was given for a role.
+    pub(crate) fn of(&self, role: &str) -> Option<&Path> {
+        match role {
+            "transformer" => self.transformer.as_deref(),
+            "text_encoder" => self.text_encoder.as_deref(),
+            "vae" => match &self.vae {
+                Some(VaePath::Path(path)) => Some(path),
+                _ => None,
+            },
+            _ => self.tokenizer.as_deref(),
+        }
+    }
+
+    pub(crate) fn expect_complete(&self) -> Result<()> {
+        let missing: Vec<_> = ["transformer", "text_encoder", "vae", "tokenizer"]
+            .into_iter()
+            .filter(|role| self.of(role).is_none())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("no model directory, and no path for {}", missing.join(", "))))
+    }
+}
