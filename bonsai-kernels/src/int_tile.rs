@@ -17,8 +17,6 @@ pub(crate) trait Products: Copy + Send + Sync + 'static {
     const DEPTH: usize;
     /// Whether digits have a sign.
     const SIGNED: bool;
-    /// The sum of a row.
-    fn sum(row: &[Self::Row]) -> i32;
     /// Product `j` of a word of digits with an activation.
     fn product(x: Self::Row, digits: u32, j: usize) -> i32;
 }
@@ -31,11 +29,6 @@ impl Products for Pairs {
     type Row = i16;
     const DEPTH: usize = 2;
     const SIGNED: bool = true;
-
-    #[inline(always)]
-    fn sum(row: &[i16]) -> i32 {
-        row.iter().map(|&x| i32::from(x)).sum()
-    }
 
     #[inline(always)]
     fn product(x: i16, digits: u32, j: usize) -> i32 {
@@ -51,11 +44,6 @@ impl Products for Bytes {
     type Row = i8;
     const DEPTH: usize = 4;
     const SIGNED: bool = false;
-
-    #[inline(always)]
-    fn sum(row: &[i8]) -> i32 {
-        row.iter().map(|&x| i32::from(x)).sum()
-    }
 
     #[inline(always)]
     fn product(x: i8, digits: u32, j: usize) -> i32 {

@@ -15,9 +15,20 @@ pub trait Token: Copy + Send + Sync + 'static {
     const NAME: &'static str;
     /// Whether `f32::mul_add` is one instruction.
     const FMA: bool;
+    /// Runs a long piece of work compiled with these instructions, for certain: the compiler may leave a large closure
+    /// out of [`Token::run`], but not a method that is `#[inline(always)]`.
+    fn work<W: Work>(self, work: W) -> W::Output;
     /// Runs `body` compiled with these instructions. The body and what it calls must be inlined into it, so it
     /// consists of one call of an `#[inline(always)]` function.
     fn run<R>(self, body: impl FnOnce() -> R) -> R;
+}
+
+/// A piece of work with what it needs.
+pub trait Work {
+    /// What it makes.
+    type Output;
+    /// Does it; every implementation is `#[inline(always)]`.
+    fn work(self) -> Self::Output;
 }
 
 /// What every CPU of the target has.
@@ -27,6 +38,10 @@ pub struct Portable;
 impl Token for Portable {
     const NAME: &'static str = "portable";
     const FMA: bool = cfg!(target_arch = "aarch64");
+    #[inline(always)]
+    fn work<W: Work>(self, work: W) -> W::Output {
+        work.work()
+    }
     #[inline(always)]
     fn run<R>(self, body: impl FnOnce() -> R) -> R {
         body()
@@ -52,6 +67,17 @@ macro_rules! token {
         impl Token for $token {
             const NAME: &'static str = $name;
             const FMA: bool = true;
+            #[inline(always)]
+            fn work<W: Work>(self, work: W) -> W::Output {
+                $(#[target_feature(enable = $feature)])+
+                fn enabled<W: Work>(work: W) -> W::Output {
+                    work.work()
+                }
+                // SAFETY: a token exists only after `detect` saw every feature of this list.
+                unsafe {
+                    enabled(work)
+                }
+            }
             #[inline(always)]
             fn run<R>(self, body: impl FnOnce() -> R) -> R {
                 $(#[target_feature(enable = $feature)])+

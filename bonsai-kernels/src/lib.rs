@@ -41,6 +41,7 @@ mod lookup;
 mod math;
 pub mod norm;
 mod portable;
+mod prefetch;
 pub mod reference;
 pub mod rope;
 mod rows;
@@ -56,5 +57,5 @@ pub use cpu::{CancelToken, Cpu, Meter};
 pub use error::{KernelError, Result};
 #[cfg(target_arch = "x86_64")]
 pub use isa::{Avx2, Avx512, Avx512Bf16, Avx512Vnni, AvxVnni};
-pub use isa::{Isa, OVERRIDE, Portable, Token, UnknownIsa};
+pub use isa::{Isa, OVERRIDE, Portable, Token, UnknownIsa, Work};
 pub use threads::{ParallelFor, RayonThreads, Serial};

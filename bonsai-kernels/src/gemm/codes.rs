@@ -2,6 +2,7 @@
 
 use super::rows::BLOCK;
 use crate::int_tile::LANES;
+use crate::prefetch::prefetch;
 use crate::weights::{AffineWeights, BinaryWeights, TernaryWeights, word};
 
 /// `w = scale * (digit - ZERO) + bias`, where only some kinds have a bias.
@@ -33,6 +34,9 @@ pub(crate) fn takes(group_size: usize) -> bool {
     matches!(group_size, 32 | 64) || group_size.is_multiple_of(BLOCK)
 }
 
+/// Rows whose codes are asked for before they are fetched.
+const AHEAD: usize = 3 * LANES;
+
 /// `words[i][lane]`: word `first_word + i` of row `first_row + lane`, 0 beyond the end.
 #[inline(always)]
 pub(crate) fn fetch_words<W: Codes>(
@@ -43,6 +47,8 @@ pub(crate) fn fetch_words<W: Codes>(
 ) {
     for lane in 0..LANES {
         let row = weights.row_codes(first_row + lane);
+        // rows are far apart, so that the CPU does not guess which lines come next
+        prefetch(weights.row_codes(first_row + lane + AHEAD), 4 * first_word);
         match row.get(4 * first_word..4 * (first_word + words.len())) {
             Some(bytes) => {
                 for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {

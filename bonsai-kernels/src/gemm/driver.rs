@@ -10,9 +10,10 @@ use super::rows::RowForm;
 use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
+use crate::isa::{Token, dispatch};
 
 /// Rows of one task: many enough to pay for laying out the weights, few enough to stay in the second-level cache.
-const ROWS_PER_TASK: usize = 192;
+const ROWS_PER_TASK: usize = 384;
 /// Columns of one task, the most that keep all threads busy: wide tasks prepare a tile of rows less often.
 const COLUMNS_PER_TASK: [usize; 4] = [3072, 1536, 1024, 512];
 /// Tasks that each thread should have at least.
@@ -139,7 +140,7 @@ impl<W, K: Microkernel<W>> Scratch<K, W> {
         let (width, depth) = (kernel.width(columns), kernel.depth(weights));
         let panels = columns.min(K::COLUMNS).div_ceil(width);
         Ok(Self {
-            panels: cpu.buffer(panels * kernel.panel_len(width, depth))?,
+            panels: cpu.buffer(panels * kernel.panel_len(weights, width, depth))?,
             operand: cpu.buffer(kernel.operand_len(depth))?,
             acc: cpu.buffer(rows * panels * width)?,
         })
@@ -173,7 +174,7 @@ fn task<W, K: Microkernel<W>>(
         for start in (0..rows.cols).step_by(depth) {
             cpu.check()?;
             let inputs = start..rows.cols.min(start + depth);
-            let panel_len = kernel.panel_len(width, inputs.len());
+            let panel_len = kernel.panel_len(weights, width, inputs.len());
             let all = &mut scratch.panels[..panels * panel_len];
             for (i, panel) in all.chunks_exact_mut(panel_len).enumerate() {
                 let first = first_column + column + i * width;
@@ -182,24 +183,35 @@ fn task<W, K: Microkernel<W>>(
             let operand = &mut scratch.operand[..kernel.operand_len(inputs.len())];
             for (tile, acc) in acc.chunks_exact_mut(panels * tile_len).enumerate() {
                 let rows: TileRows<'_, Element<K, W>> = rows.tile(first_row + tile * K::MR);
-                kernel.prepare_tile(rows, inputs.clone(), operand);
+                kernel.prepare_tile(weights, rows, inputs.clone(), operand);
                 let tile = Tile { rows, operand: &*operand, panels: &*all };
-                kernel.multiply(tile, inputs.clone(), width, acc);
+                kernel.multiply(weights, tile, inputs.clone(), width, acc);
             }
         }
         for (row, mut out) in out.rows_mut().into_iter().enumerate() {
             let out = &mut contiguous(out.as_slice_mut())[column..column + used];
-            let acc = &mut acc[row / K::MR * panels * tile_len + row % K::MR * width..];
-            let scale = K::Rows::ROW_SCALE.then(|| rows.tile(first_row + row).scales[0]);
-            for (i, out) in out.chunks_mut(width).enumerate() {
-                let product = &mut acc[i * tile_len..][..out.len()];
-                if let Some(scale) = scale {
-                    product.iter_mut().for_each(|p| *p *= scale);
-                }
-                epilogue.store(product, first_column + column + i * width, out);
-            }
+            let acc = &acc[row / K::MR * panels * tile_len + row % K::MR * width..];
+            let scale = if K::Rows::ROW_SCALE { rows.tile(first_row + row).scales[0] } else { 1.0 };
+            let first = first_column + column;
+            dispatch!(cpu.isa(), t => t.run(|| store_row(epilogue, acc, tile_len, width, scale, first, out)));
         }
         column += used;
     }
     Ok(())
+}
+
+/// One row of a pass: `width` columns of each panel, whose sums stand `tile_len` apart.
+#[inline(always)]
+fn store_row(
+    epilogue: Epilogue<'_>,
+    acc: &[f32],
+    tile_len: usize,
+    width: usize,
+    scale: f32,
+    first_column: usize,
+    out: &mut [f32],
+) {
+    for (i, out) in out.chunks_mut(width).enumerate() {
+        epilogue.store(&acc[i * tile_len..], scale, first_column + i * width, out);
+    }
 }

@@ -19,23 +19,28 @@ impl Epilogue<'_> {
         }
     }
 
-    /// Writes `product`, whose first element belongs to column `column`.
-    pub(crate) fn store(self, product: &[f32], column: usize, out: &mut [f32]) {
+    /// Writes `scale * product`, whose first element belongs to column `column`.
+    #[inline(always)]
+    pub(crate) fn store(self, product: &[f32], scale: f32, column: usize, out: &mut [f32]) {
         match self {
-            Self::Store => out.copy_from_slice(product),
+            Self::Store => {
+                for (o, p) in out.iter_mut().zip(product) {
+                    *o = p * scale;
+                }
+            }
             Self::Bias(bias) => {
                 for ((o, p), b) in out.iter_mut().zip(product).zip(&bias[column..]) {
-                    *o = p + b;
+                    *o = p * scale + b;
                 }
             }
             Self::Add => {
                 for (o, p) in out.iter_mut().zip(product) {
-                    *o += p;
+                    *o += p * scale;
                 }
             }
             Self::AddBias(bias) => {
                 for ((o, p), b) in out.iter_mut().zip(product).zip(&bias[column..]) {
-                    *o += p + b;
+                    *o += p * scale + b;
                 }
             }
         }

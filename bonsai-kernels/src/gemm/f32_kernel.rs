@@ -29,7 +29,7 @@ impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
         T::width_for(columns)
     }
 
-    fn panel_len(self, width: usize, depth: usize) -> usize {
+    fn panel_len(self, _: &W, width: usize, depth: usize) -> usize {
         width * depth
     }
 
@@ -48,9 +48,9 @@ impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
         with_width!(width, LANES => self.0.run(|| weights.expand::<LANES>(first_column, inputs, panel)));
     }
 
-    fn prepare_tile(self, _: TileRows<'_, f32>, _: Range<usize>, _: &mut [f32]) {}
+    fn prepare_tile(self, _: &W, _: TileRows<'_, f32>, _: Range<usize>, _: &mut [f32]) {}
 
-    fn multiply(self, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]) {
+    fn multiply(self, _: &W, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]) {
         let TileRows { rows, row_len, .. } = tile.rows;
         let panels = tile.panels.chunks_exact(inputs.len() * width);
         for (panel, acc) in panels.zip(acc.chunks_exact_mut(T::MR * width)) {

@@ -1,3 +1,4 @@
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::codes::fetch_words;
@@ -5,7 +6,7 @@ use super::lookup_kernel::SignCodes;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::{BLOCK, RowForm, quantize_int16};
 use crate::int_tile::LANES;
-use crate::isa::{Isa, Token, dispatch};
+use crate::isa::{Isa, Token, Work, dispatch};
 use crate::lookup::{Alphabet, ENTRIES, Int16Alphabet, Int16LookupTile, STEP};
 
 /// 16-bit activations times one-bit or ternary weights by table look-up, exactly: no sum over a block of 128 leaves
@@ -20,7 +21,7 @@ pub(crate) fn takes(group_size: usize) -> bool {
 
 /// The rows of [`Int16Rows`](super::rows::Int16Rows), each step's inputs laid out as its table is built from them.
 #[derive(Clone, Copy)]
-pub(crate) struct Int16Steps<A>(std::marker::PhantomData<A>);
+pub(crate) struct Int16Steps<A>(PhantomData<A>);
 
 impl<A: Int16Alphabet> RowForm for Int16Steps<A> {
     const NAME: &'static str = A::NAME;
@@ -38,20 +39,37 @@ impl<A: Int16Alphabet> RowForm for Int16Steps<A> {
     fn prepare(isa: Isa, x: &[f32], row: &mut [i16], scales: &mut [f32], spare: &mut Vec<i16>) {
         // zeros behind the end, so that the last step is whole
         spare.clear();
-        spare.resize(x.len().next_multiple_of(BLOCK) + STEP, 0);
-        dispatch!(isa, t => t.run(|| {
-            scales[0] = quantize_int16(x, &mut spare[..x.len()]);
-            for (b, row) in row.chunks_exact_mut(block_len::<A>()).enumerate().take(x.len().div_ceil(BLOCK)) {
-                let block: &mut [i16] = &mut spare[b * BLOCK..][..BLOCK + STEP];
-                // what follows belongs to the next block
-                let mut padded = [0i16; BLOCK + STEP];
-                padded[..BLOCK].copy_from_slice(&block[..BLOCK]);
-                let (steps, _) = row.as_chunks_mut::<STEP>();
-                for (s, step) in steps.iter_mut().enumerate().take(A::steps(BLOCK)) {
-                    A::lay_out(&padded[s * A::INPUTS..][..A::INPUTS], step);
-                }
+        spare.resize(x.len().next_multiple_of(BLOCK), 0);
+        scales[0] =
+            dispatch!(isa, t => t.work(LayOutRow { alphabet: PhantomData::<A>, x, row, codes: spare }));
+    }
+}
+
+/// Fills the steps of a row and returns its scale; `codes` ends in zeros behind the last block.
+struct LayOutRow<'a, A> {
+    alphabet: PhantomData<A>,
+    x: &'a [f32],
+    row: &'a mut [i16],
+    codes: &'a mut [i16],
+}
+
+impl<A: Int16Alphabet> Work for LayOutRow<'_, A> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn work(self) -> f32 {
+        let scale = quantize_int16(self.x, &mut self.codes[..self.x.len()]);
+        let blocks = self.codes.chunks_exact(BLOCK).zip(self.row.chunks_exact_mut(block_len::<A>()));
+        for (block, row) in blocks {
+            // the last step may reach beyond the block, where what follows belongs to the next one
+            let mut padded = [0i16; BLOCK + STEP];
+            padded[..BLOCK].copy_from_slice(block);
+            let (steps, _) = row.as_chunks_mut::<STEP>();
+            for (s, step) in steps.iter_mut().enumerate().take(A::steps(BLOCK)) {
+                A::lay_out(&padded[s * A::INPUTS..][..A::INPUTS], step);
             }
-        }));
+        }
+        scale
     }
 }
 
@@ -63,7 +81,7 @@ fn block_len<A: Int16Alphabet>() -> usize {
 impl<T: Int16LookupTile, W: SignCodes> Microkernel<W> for Int16LookupKernel<T> {
     const NAME: &'static str = "int16-lookup";
     const MR: usize = T::MR;
-    const COLUMNS: usize = 1536;
+    const COLUMNS: usize = 3072;
     type Rows = Int16Steps<W::Alphabet>;
     type Operand = i16;
     /// For each block, the indices of two columns in a word, then the scales of the columns.
@@ -77,7 +95,7 @@ impl<T: Int16LookupTile, W: SignCodes> Microkernel<W> for Int16LookupKernel<T> {
         T::WIDTH
     }
 
-    fn panel_len(self, width: usize, depth: usize) -> usize {
+    fn panel_len(self, _: &W, width: usize, depth: usize) -> usize {
         depth.div_ceil(BLOCK) * block_panel_len::<W>(width)
     }
 
@@ -94,19 +112,12 @@ impl<T: Int16LookupTile, W: SignCodes> Microkernel<W> for Int16LookupKernel<T> {
         panel: &mut [u32],
     ) {
         for (panel, start) in panel.chunks_exact_mut(block_panel_len::<W>(width)).zip(inputs.step_by(BLOCK)) {
-            self.0.run(|| {
-                let (indices, scales) = panel.split_at_mut(W::Alphabet::steps(BLOCK) * width / 2);
-                scales.fill(0);
-                let scales: &mut [f32] = bytemuck::must_cast_slice_mut(scales);
-                weights.gather_scales(first_column, start / weights.group_size(), scales);
-                scales.iter_mut().for_each(|scale| *scale *= T::SCALE);
-                let indices = bytemuck::must_cast_slice_mut(indices);
-                expand_indices::<T, W>(weights, first_column, width, start, indices);
-            });
+            let tile = self.0;
+            tile.work(ExpandBlock { tile, weights, first_column, width, first_input: start, panel });
         }
     }
 
-    fn prepare_tile(self, rows: TileRows<'_, i16>, inputs: Range<usize>, operand: &mut [i16]) {
+    fn prepare_tile(self, _: &W, rows: TileRows<'_, i16>, inputs: Range<usize>, operand: &mut [i16]) {
         let steps = W::Alphabet::steps(BLOCK);
         let blocks = operand.chunks_exact_mut(block_operand_len::<T, W>()).zip(inputs.step_by(BLOCK));
         for (operand, start) in blocks {
@@ -115,7 +126,7 @@ impl<T: Int16LookupTile, W: SignCodes> Microkernel<W> for Int16LookupKernel<T> {
         }
     }
 
-    fn multiply(self, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]) {
+    fn multiply(self, _: &W, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]) {
         let steps = W::Alphabet::steps(BLOCK);
         let panels = tile.panels.chunks_exact(inputs.len().div_ceil(BLOCK) * block_panel_len::<W>(width));
         for (panel, acc) in panels.zip(acc.chunks_exact_mut(T::MR * width)) {
@@ -137,6 +148,40 @@ fn block_panel_len<W: SignCodes>(width: usize) -> usize {
 
 fn block_operand_len<T: Int16LookupTile, W: SignCodes>() -> usize {
     W::Alphabet::steps(BLOCK) * T::MR * ENTRIES
+}
+
+/// Lays out indices and scales of one block.
+struct ExpandBlock<'a, T, W> {
+    #[expect(dead_code, reason = "names the type")]
+    tile: T,
+    weights: &'a W,
+    first_column: usize,
+    width: usize,
+    first_input: usize,
+    panel: &'a mut [u32],
+}
+
+impl<T: Int16LookupTile, W: SignCodes> Work for ExpandBlock<'_, T, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let Self { weights, first_column, width, first_input, panel, .. } = self;
+        let (indices, scales) = panel.split_at_mut(W::Alphabet::steps(BLOCK) * width / 2);
+        scales.fill(0);
+        let scales: &mut [f32] = bytemuck::must_cast_slice_mut(scales);
+        weights.gather_scales(first_column, first_input / weights.group_size(), scales);
+        for scale in scales {
+            *scale *= T::SCALE;
+        }
+        expand_indices::<T, W>(
+            weights,
+            first_column,
+            width,
+            first_input,
+            bytemuck::must_cast_slice_mut(indices),
+        );
+    }
 }
 
 /// `indices[step][column]`, the columns of each 32 in the order 0, 16, 1, 17, ..

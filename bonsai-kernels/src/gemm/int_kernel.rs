@@ -2,8 +2,9 @@ use std::ops::Range;
 
 use super::codes::{Codes, fetch_words};
 use super::microkernel::{Microkernel, Tile, TileRows};
-use super::rows::{BLOCK, Int8Rows, Int16Rows, RowForm};
+use super::rows::{BLOCK, Int8Rows, Int16Rows, RowForm, SUMMED};
 use crate::int_tile::{Bytes, Digits, IntBlock, IntTile, LANES, MOST_ROWS, Pairs, Products};
+use crate::isa::Work;
 
 /// Integer activations times digits of weights, exactly: sums over a group are integers, then scaled and added in f32.
 #[derive(Clone, Copy)]
@@ -16,6 +17,8 @@ pub(crate) trait IntRows: RowForm {
     const METHOD: &'static str;
     /// The scale of a block, where a finished product is not scaled as a whole.
     fn scale(scales: &[f32], first_input: usize) -> f32;
+    /// The sums of codes over each [`SUMMED`] inputs, among what is kept beside a row.
+    fn sums(scales: &[f32]) -> &[f32];
 }
 
 impl IntRows for Int16Rows {
@@ -23,6 +26,9 @@ impl IntRows for Int16Rows {
     const METHOD: &'static str = "int16-dot";
     fn scale(_: &[f32], _: usize) -> f32 {
         1.0
+    }
+    fn sums(scales: &[f32]) -> &[f32] {
+        &scales[1..]
     }
 }
 
@@ -32,7 +38,14 @@ impl<const WHOLE_ROW: bool> IntRows for Int8Rows<WHOLE_ROW> {
     fn scale(scales: &[f32], first_input: usize) -> f32 {
         scales[first_input / BLOCK]
     }
+    fn sums(scales: &[f32]) -> &[f32] {
+        // a scale and some sums for each block
+        &scales[scales.len() / (1 + BLOCK / SUMMED)..]
+    }
 }
+
+/// Groups of one pass over the sums: their panel takes 32 KiB of a first-level cache.
+const GROUPS: usize = 4;
 
 /// Digits of one column's group, in words.
 fn steps<F: IntRows>(depth: usize) -> usize {
@@ -42,7 +55,7 @@ fn steps<F: IntRows>(depth: usize) -> usize {
 impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Microkernel<W> for IntKernel<T, F> {
     const NAME: &'static str = F::METHOD;
     const MR: usize = T::MR;
-    const COLUMNS: usize = 512;
+    const COLUMNS: usize = 1024;
     type Rows = F;
     /// The sum of each row over the inputs, which digits are counted from and biases are multiplied with.
     type Operand = i32;
@@ -51,19 +64,19 @@ impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Microkernel<W> for IntKernel
     type Panel = u32;
 
     fn depth(self, weights: &W) -> usize {
-        weights.depth()
+        GROUPS * weights.depth()
     }
 
     fn width(self, columns: usize) -> usize {
         T::width_for(columns)
     }
 
-    fn panel_len(self, width: usize, depth: usize) -> usize {
-        (steps::<F>(depth) + 1 + usize::from(W::BIASED)) * width
+    fn panel_len(self, weights: &W, width: usize, depth: usize) -> usize {
+        groups(0..depth, weights).map(|group| group_len::<F, W>(width, group.len())).sum()
     }
 
     fn operand_len(self, _: usize) -> usize {
-        MOST_ROWS
+        GROUPS * MOST_ROWS
     }
 
     fn prepare_weights(
@@ -74,57 +87,130 @@ impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Microkernel<W> for IntKernel
         inputs: Range<usize>,
         panel: &mut [u32],
     ) {
-        let (digits, floats) = panel.split_at_mut(steps::<F>(inputs.len()) * width);
-        let group = inputs.start / weights.group_size();
-        floats.fill(0);
-        let (scales, biases) = bytemuck::must_cast_slice_mut(floats).split_at_mut(width);
-        // the words of a group, of at most 8 bits a code
-        let mut words = [[0; LANES]; BLOCK * 8 / 32];
-        let words = &mut words[..(inputs.len() * W::BITS).div_ceil(32)];
-        self.0.run(|| {
-            weights.gather_scales(first_column, group, scales);
-            weights.gather_biases(first_column, group, biases);
-            for lane in (0..width).step_by(LANES) {
-                fetch_words(weights, first_column + lane, inputs.start * W::BITS / 32, words);
-                let zero = if F::Products::SIGNED { W::ZERO } else { 0 };
-                let how = Digits { bits: W::BITS, step: W::STEP, zero };
-                self.0.spread(how, words, &mut digits[lane..], width);
-            }
-        });
-    }
-
-    fn prepare_tile(self, rows: TileRows<'_, F::Element>, inputs: Range<usize>, operand: &mut [i32]) {
-        if F::Products::SIGNED && !W::BIASED {
-            return;
+        let mut rest = panel;
+        for inputs in groups(inputs, weights) {
+            let (panel, behind) = rest.split_at_mut(group_len::<F, W>(width, inputs.len()));
+            self.0.run(|| expand_group::<T, F, W>(self.0, weights, first_column, width, inputs, panel));
+            rest = behind;
         }
-        self.0.run(|| {
-            for (m, sum) in operand[..T::MR].iter_mut().enumerate() {
-                *sum = F::Products::sum(&rows.rows[m * rows.row_len..][inputs.clone()]);
-            }
-        });
     }
 
-    fn multiply(self, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]) {
+    fn prepare_tile(
+        self,
+        weights: &W,
+        rows: TileRows<'_, F::Element>,
+        inputs: Range<usize>,
+        operand: &mut [i32],
+    ) {
+        let (operand, _) = operand.as_chunks_mut::<MOST_ROWS>();
+        for (of_group, inputs) in operand.iter_mut().zip(groups(inputs, weights)) {
+            for (m, sum) in of_group[..T::MR].iter_mut().enumerate() {
+                let beside = &rows.scales[m * rows.scales_len..][..rows.scales_len];
+                let sums = &F::sums(beside)[inputs.start / SUMMED..inputs.end.div_ceil(SUMMED)];
+                *sum = sums.iter().map(|&sum| sum as i32).sum();
+            }
+        }
+    }
+
+    fn multiply(
+        self,
+        weights: &W,
+        tile: Tile<'_, Self, W>,
+        inputs: Range<usize>,
+        width: usize,
+        acc: &mut [f32],
+    ) {
+        self.0.work(MultiplyTile { kernel: self, weights, tile, inputs, width, acc });
+    }
+}
+
+/// The groups of a pass.
+fn groups<W: Codes>(inputs: Range<usize>, weights: &W) -> impl Iterator<Item = Range<usize>> {
+    let depth = weights.depth();
+    inputs.clone().step_by(depth).map(move |start| start..inputs.end.min(start + depth))
+}
+
+/// Words of one group of a panel.
+fn group_len<F: IntRows, W: Codes>(width: usize, depth: usize) -> usize {
+    (steps::<F>(depth) + 1 + usize::from(W::BIASED)) * width
+}
+
+/// One tile of rows with all panels of a pass, group by group while a panel's sums are near.
+struct MultiplyTile<'a, T, F: IntRows, W: Codes>
+where
+    T: IntTile<F::Products>,
+{
+    kernel: IntKernel<T, F>,
+    weights: &'a W,
+    tile: Tile<'a, IntKernel<T, F>, W>,
+    inputs: Range<usize>,
+    width: usize,
+    acc: &'a mut [f32],
+}
+
+impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Work for MultiplyTile<'_, T, F, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let Self { kernel, weights, tile, inputs, width, acc } = self;
         let TileRows { rows, row_len, scales, scales_len } = tile.rows;
+        let (row_sums, _) = tile.operand.as_chunks::<MOST_ROWS>();
         // signed digits already count from their zero
         let zero = if F::Products::SIGNED { 0 } else { W::ZERO };
-        let row_sums: &[i32; MOST_ROWS] = tile.operand.first_chunk().expect("a sum for each row of a tile");
-        let (mut starts, mut row_scales) = ([0; MOST_ROWS], [0.0; MOST_ROWS]);
-        for m in 0..T::MR {
-            starts[m] = -zero * row_sums[m];
-            row_scales[m] = F::scale(&scales[m * scales_len..], inputs.start);
+        let (mut starts, mut row_scales) = ([[0; MOST_ROWS]; GROUPS], [[0.0; MOST_ROWS]; GROUPS]);
+        for (g, inputs) in groups(inputs.clone(), weights).enumerate() {
+            for m in 0..T::MR {
+                starts[g][m] = -zero * row_sums[g][m];
+                row_scales[g][m] = F::scale(&scales[m * scales_len..], inputs.start);
+            }
         }
-        let block = IntBlock {
-            width,
-            steps: steps::<F>(inputs.len()),
-            rows: &rows[inputs.start..],
-            row_stride: row_len,
-            panels: tile.panels,
-            biased: W::BIASED,
-            starts: &starts,
-            row_sums,
-            row_scales: &row_scales,
-        };
-        self.0.multiply(block, acc);
+        let panel_len = kernel.panel_len(weights, width, inputs.len());
+        for (panel, acc) in tile.panels.chunks_exact(panel_len).zip(acc.chunks_exact_mut(T::MR * width)) {
+            let mut rest = panel;
+            for (g, inputs) in groups(inputs.clone(), weights).enumerate() {
+                let (panels, behind) = rest.split_at(group_len::<F, W>(width, inputs.len()));
+                rest = behind;
+                let block = IntBlock {
+                    width,
+                    steps: steps::<F>(inputs.len()),
+                    rows: &rows[inputs.start..],
+                    row_stride: row_len,
+                    panels,
+                    biased: W::BIASED,
+                    starts: &starts[g],
+                    row_sums: &row_sums[g],
+                    row_scales: &row_scales[g],
+                };
+                kernel.0.multiply(block, acc);
+            }
+        }
+    }
+}
+
+/// Digits, scales and biases of one group.
+#[inline(always)]
+fn expand_group<T: IntTile<F::Products>, F: IntRows, W: Codes>(
+    tile: T,
+    weights: &W,
+    first_column: usize,
+    width: usize,
+    inputs: Range<usize>,
+    panel: &mut [u32],
+) {
+    let (digits, floats) = panel.split_at_mut(steps::<F>(inputs.len()) * width);
+    let group = inputs.start / weights.group_size();
+    floats.fill(0);
+    let (scales, biases) = bytemuck::must_cast_slice_mut(floats).split_at_mut(width);
+    weights.gather_scales(first_column, group, scales);
+    weights.gather_biases(first_column, group, biases);
+    // the words of a group, of at most 8 bits a code
+    let mut words = [[0; LANES]; BLOCK * 8 / 32];
+    let words = &mut words[..(inputs.len() * W::BITS).div_ceil(32)];
+    let zero = if F::Products::SIGNED { W::ZERO } else { 0 };
+    let how = Digits { bits: W::BITS, step: W::STEP, zero };
+    for lane in (0..width).step_by(LANES) {
+        fetch_words(weights, first_column + lane, inputs.start * W::BITS / 32, words);
+        tile.spread(how, words, &mut digits[lane..], width);
     }
 }

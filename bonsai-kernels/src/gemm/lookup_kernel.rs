@@ -77,7 +77,7 @@ impl<T: LookupTile, W: SignCodes> Microkernel<W> for LookupKernel<T> {
         T::WIDTH
     }
 
-    fn panel_len(self, width: usize, depth: usize) -> usize {
+    fn panel_len(self, _: &W, width: usize, depth: usize) -> usize {
         (steps::<W>(depth) + 1) * width
     }
 
@@ -95,18 +95,17 @@ impl<T: LookupTile, W: SignCodes> Microkernel<W> for LookupKernel<T> {
     ) {
         let (indices, scales) = panel.split_at_mut(steps::<W>(inputs.len()) * width);
         scales.fill(0);
-        self.0.run(|| {
-            let group = inputs.start / weights.group_size();
-            weights.gather_scales(first_column, group, bytemuck::must_cast_slice_mut(scales));
-            expand_indices(weights, first_column, width, inputs, indices);
-        });
+        let scales = bytemuck::must_cast_slice_mut(scales);
+        let group = inputs.start / weights.group_size();
+        self.0.run(|| weights.gather_scales(first_column, group, scales));
+        self.0.run(|| expand_indices(weights, first_column, width, inputs, indices));
     }
 
-    fn prepare_tile(self, rows: TileRows<'_, f32>, inputs: Range<usize>, operand: &mut [f32]) {
+    fn prepare_tile(self, _: &W, rows: TileRows<'_, f32>, inputs: Range<usize>, operand: &mut [f32]) {
         self.0.build::<W::Alphabet>(inputs.len(), &rows.rows[inputs.start..], rows.row_len, operand);
     }
 
-    fn multiply(self, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]) {
+    fn multiply(self, _: &W, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]) {
         let steps = steps::<W>(inputs.len());
         let panels = tile.panels.chunks_exact((steps + 1) * width);
         for (panel, acc) in panels.zip(acc.chunks_exact_mut(T::MR * width)) {

@@ -29,7 +29,7 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
     /// Panel width for this many remaining columns.
     fn width(self, columns: usize) -> usize;
     /// Elements of a panel of `width` columns and `depth` inputs.
-    fn panel_len(self, width: usize, depth: usize) -> usize;
+    fn panel_len(self, weights: &W, width: usize, depth: usize) -> usize;
     /// Elements of a tile's operand for `depth` inputs; 0 when `accumulate` reads the rows themselves.
     fn operand_len(self, depth: usize) -> usize;
 
@@ -45,12 +45,20 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
     /// Builds the operand of `MR` prepared rows for `inputs`.
     fn prepare_tile(
         self,
+        weights: &W,
         rows: TileRows<'_, Element<Self, W>>,
         inputs: Range<usize>,
         operand: &mut [Self::Operand],
     );
     /// `acc += rows * weights` over `inputs` for all panels, `acc` `[panels][MR][width]`.
-    fn multiply(self, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]);
+    fn multiply(
+        self,
+        weights: &W,
+        tile: Tile<'_, Self, W>,
+        inputs: Range<usize>,
+        width: usize,
+        acc: &mut [f32],
+    );
 }
 
 /// Element of the rows that a kernel reads.

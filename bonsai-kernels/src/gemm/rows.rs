@@ -1,7 +1,7 @@
 //! The forms in which rows of activations are prepared, each once for all linears that read it.
 
 use crate::aligned::Element;
-use crate::isa::{Isa, Token, dispatch};
+use crate::isa::{Isa, Token, Work, dispatch};
 
 /// Inputs that share a scale, or a bound: the group of the one-bit weights.
 pub(crate) const BLOCK: usize = 128;
@@ -36,6 +36,14 @@ fn padded(cols: usize) -> usize {
 
 fn blocks(cols: usize) -> usize {
     cols.next_multiple_of(2 * BLOCK) / BLOCK
+}
+
+/// Inputs whose codes are summed up beforehand: the smallest group. A sum is at most `i16::MAX`, which floats hold.
+pub(crate) const SUMMED: usize = 32;
+
+/// Sums of a row, which stand behind its scales.
+fn sums(cols: usize) -> usize {
+    cols.next_multiple_of(2 * BLOCK) / SUMMED
 }
 
 /// f32, as it is.
@@ -73,12 +81,31 @@ impl RowForm for Int16Rows {
         padded(cols)
     }
 
-    fn scales(_: usize) -> usize {
-        1
+    fn scales(cols: usize) -> usize {
+        1 + sums(cols)
     }
 
     fn prepare(isa: Isa, x: &[f32], row: &mut [i16], scales: &mut [f32], _: &mut Vec<i16>) {
-        scales[0] = dispatch!(isa, t => t.run(|| quantize_int16(x, row)));
+        dispatch!(isa, t => t.work(Int16Row { x, row, scales }));
+    }
+}
+
+struct Int16Row<'a> {
+    x: &'a [f32],
+    row: &'a mut [i16],
+    scales: &'a mut [f32],
+}
+
+impl Work for Int16Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let (scale, sums) = self.scales.split_at_mut(1);
+        scale[0] = quantize_int16(self.x, self.row);
+        for (sum, codes) in sums.iter_mut().zip(self.row.chunks_exact(SUMMED)) {
+            *sum = codes.iter().map(|&c| i32::from(c)).sum::<i32>() as f32;
+        }
     }
 }
 
@@ -139,11 +166,31 @@ impl<const WHOLE_ROW: bool> RowForm for Int8Rows<WHOLE_ROW> {
     }
 
     fn scales(cols: usize) -> usize {
-        blocks(cols)
+        blocks(cols) + sums(cols)
     }
 
     fn prepare(isa: Isa, x: &[f32], row: &mut [i8], scales: &mut [f32], _: &mut Vec<i16>) {
-        dispatch!(isa, t => t.run(|| quantize_int8(x, row, scales, WHOLE_ROW, 127.0)));
+        dispatch!(isa, t => t.work(Int8Row { x, row, scales, whole_row: WHOLE_ROW }));
+    }
+}
+
+struct Int8Row<'a> {
+    x: &'a [f32],
+    row: &'a mut [i8],
+    scales: &'a mut [f32],
+    whole_row: bool,
+}
+
+impl Work for Int8Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let (scales, sums) = self.scales.split_at_mut(blocks(self.x.len()));
+        quantize_int8(self.x, self.row, scales, self.whole_row, 127.0);
+        for (sum, codes) in sums.iter_mut().zip(self.row.chunks_exact(SUMMED)) {
+            *sum = codes.iter().map(|&c| i32::from(c)).sum::<i32>() as f32;
+        }
     }
 }
 

@@ -69,6 +69,8 @@ unsafe fn build<A: Int16Alphabet>(steps: usize, rows: *const i16, row_stride: us
             let row = rows.add(m * row_stride);
             let quarters = |at: *const i16| _mm512_broadcast_i32x4(_mm_loadu_si128(at.cast()));
             for first in (0..steps).step_by(4) {
+                // the rows of the next tile
+                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(MR * row_stride + first * STEP).cast());
                 // where the first three addends depend on an eighth of the entries, those of four steps at once
                 let mut eighths = [0i16; ENTRIES];
                 if A::EIGHTHS {

@@ -46,6 +46,7 @@ impl<P: Vnni> IntTile<P> for Avx512Vnni {
         unsafe { spread::<P>(digits, words, panel, stride) }
     }
 
+    #[inline(always)]
     fn multiply(self, block: IntBlock<'_, P::Row>, acc: &mut [f32]) {
         let panels = block.checked_panels(MR, P::DEPTH, acc);
         // SAFETY: the token proves the instructions; the lengths were checked.
