@@ -89,7 +89,7 @@ impl Cpu {
     pub fn new(isa: Isa) -> Self {
         Self {
             isa,
-            precision: ActivationPrecision::default(),
+            precision: ActivationPrecision::F32,
             threads: Arc::new(Serial),
             allocator: Arc::new(SystemAllocator),
             cancel: CancelToken::new(),

@@ -16,6 +16,9 @@ pub const PRODUCT_FLOOR: f64 = 1e-6;
 /// The reference may move by a tenth of what an engine may.
 const TIMES_REFERENCE_ERROR: f64 = 10.0;
 
+/// Bound on the relative rms in a coarser precision than f32, where the reference was not run in bf16.
+const COARSE: f64 = 0.02;
+
 /// Part of the samples of a whole run's picture that may be one level off.
 pub const END_TO_END_SHARE: f64 = 0.005;
 /// The same where the decoded values are given, and between instruction sets.
@@ -43,6 +46,8 @@ impl Row {
 /// All comparisons of one run over the golden directory.
 pub struct Report {
     title: String,
+    /// Judges by how far the reference moves in bf16.
+    coarse: bool,
     stage: String,
     file: String,
     rows: Vec<Row>,
@@ -70,12 +75,18 @@ impl Report {
     pub fn new(title: impl Into<String>) -> Self {
         Self {
             title: title.into(),
+            coarse: false,
             stage: String::new(),
             file: String::new(),
             rows: Vec::new(),
             digests: BTreeMap::new(),
             pictures: BTreeMap::new(),
         }
+    }
+
+    /// The same, judged by how far the reference moves when it runs in bf16; pictures are kept, not compared.
+    pub fn coarse(self) -> Self {
+        Self { coarse: true, ..self }
     }
 
     /// What follows belongs to this stage and file.
@@ -106,7 +117,10 @@ impl Report {
 
     /// Relative rms within the larger of `floor` and ten times the reference's own error.
     pub fn close(&mut self, want: &Tensor, got: &[f32], floor: f64) {
-        let bound = want.reference_error.map_or(floor, |e| floor.max(TIMES_REFERENCE_ERROR * e));
+        let mut bound = want.reference_error.map_or(floor, |e| floor.max(TIMES_REFERENCE_ERROR * e));
+        if self.coarse {
+            bound = bound.max(want.bf16_error.unwrap_or(COARSE));
+        }
         self.measure(want, got, |(_, relative)| (relative / bound, format!("{bound:.1e}")));
     }
 
@@ -195,6 +209,9 @@ impl Report {
         let found = off as f64 / want.rgb().len() as f64;
         let ratio = if levels > 1 { f64::INFINITY } else { found / share };
         let note = format!("{off} of {} samples differ", want.rgb().len());
+        if self.coarse {
+            return self.note(what, note);
+        }
         self.push(
             what,
             Some((levels.into(), found)),

@@ -23,8 +23,8 @@ use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use bonsai_core::Isa;
 use bonsai_core::kernels::{Cpu, RayonThreads};
+use bonsai_core::{ActivationPrecision, Isa};
 use serde::Deserialize;
 
 use compare::Report;
@@ -45,8 +45,13 @@ impl<'a> Rig<'a> {
         Ok(Self { golden, cpu: Cpu::new(isa).with_threads(Arc::new(RayonThreads::new(threads)?)), threads })
     }
 
+    fn with_precision(self, precision: ActivationPrecision) -> Self {
+        Self { cpu: self.cpu.with_precision(precision), ..self }
+    }
+
     fn title(&self) -> String {
-        format!("{}, threads: {}", self.cpu.isa().name(), self.threads)
+        let cpu = &self.cpu;
+        format!("{}, {}, threads: {}", cpu.isa().name(), cpu.precision().name(), self.threads)
     }
 }
 
@@ -121,6 +126,18 @@ impl Case {
         }
     }
 
+    /// Whether weights of codes meet activations.
+    fn depends_on_precision(&self) -> bool {
+        matches!(
+            self,
+            Self::TextEncoder(_)
+                | Self::Transformer(_)
+                | Self::TextToImage(_)
+                | Self::Edit(_)
+                | Self::Inpaint(_)
+        )
+    }
+
     /// Whether kernels that differ between instruction sets take part.
     fn depends_on_isa(&self) -> bool {
         matches!(
@@ -145,7 +162,9 @@ struct Named {
 
 /// Runs what `wanted` picks; a failure or panic in one case leaves the others be.
 fn run(rig: &Rig<'_>, cases: &[Named], wanted: impl Fn(&Case) -> bool) -> Report {
-    let mut report = Report::new(rig.title());
+    let report = Report::new(rig.title());
+    let exact = rig.cpu.precision() == ActivationPrecision::F32;
+    let mut report = if exact { report } else { report.coarse() };
     for Named { stage, file, case } in cases.iter().filter(|named| wanted(&named.case)) {
         report.begin(stage, file);
         guard(&mut report, |report| case.run(rig, file, report));
@@ -229,12 +248,28 @@ fn conformance() -> Result<(), Failure> {
         }
     }
 
+    let mut coarse = Vec::new();
+    for precision in [ActivationPrecision::default(), ActivationPrecision::Bf16] {
+        for isa in [Isa::available()[0], best] {
+            let [one, two] = [1, 2].map(|threads| -> Result<Report, Failure> {
+                let rig = Rig::new(&golden, isa, threads)?.with_precision(precision);
+                Ok(run(&rig, &cases, Case::depends_on_precision))
+            });
+            let (one, two) = (one?, two?);
+            ledger.begin(precision.name(), isa.name());
+            ledger.same_bits("1 thread and 2", &one, &two);
+            coarse.push(two);
+        }
+    }
+
     // the rows of the best instruction set stand in the whole run already
     whole.print_rows();
     runs.iter().filter(|(isa, ..)| *isa != best).for_each(|(_, _, two)| two.print_rows());
     ledger.print_rows();
-    let reports =
-        std::iter::once(&whole).chain(runs.iter().flat_map(|(_, one, two)| [one, two])).chain([&ledger]);
+    let reports = std::iter::once(&whole)
+        .chain(runs.iter().flat_map(|(_, one, two)| [one, two]))
+        .chain(&coarse)
+        .chain([&ledger]);
     let mut misses = 0;
     for report in reports {
         report.print_summary();

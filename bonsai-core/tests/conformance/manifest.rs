@@ -31,6 +31,7 @@ struct Entry {
 struct TensorEntry {
     name: String,
     fp32_vs_fp64: Option<Spread>,
+    bf16_vs_fp32: Option<Spread>,
 }
 
 /// How far the reference itself moves between two precisions.
@@ -79,10 +80,8 @@ impl Golden {
         let entry = self.files.get(file).ok_or_else(|| format!("{file} is not in the manifest"))?;
         let bytes = std::fs::read(self.path(file)).map_err(|e| format!("{file}: {e}"))?;
         let read = SafeTensors::deserialize(&bytes).map_err(|e| format!("{file}: {e}"))?;
-        let column = |name: &str| {
-            let listed = entry.tensors.iter().find(|t| t.name == name)?;
-            listed.fp32_vs_fp64.as_ref().map(|s| s.rms_rel)
-        };
+        let listed = |name: &str| entry.tensors.iter().find(|t| t.name == name);
+        let rms = |spread: &Option<Spread>| spread.as_ref().map(|s| s.rms_rel);
         let tensors = read
             .iter()
             .map(|(name, view)| {
@@ -91,7 +90,8 @@ impl Golden {
                     shape: view.shape().to_vec(),
                     dtype: view.dtype(),
                     bytes: view.data().to_vec(),
-                    reference_error: column(name),
+                    reference_error: listed(name).and_then(|t| rms(&t.fp32_vs_fp64)),
+                    bf16_error: listed(name).and_then(|t| rms(&t.bf16_vs_fp32)),
                 };
                 (name.to_owned(), tensor)
             })
@@ -210,6 +210,8 @@ pub struct Tensor {
     pub bytes: Vec<u8>,
     /// Relative rms by which the reference moves between fp32 and fp64, where that was measured.
     pub reference_error: Option<f64>,
+    /// The same between bf16 and fp32.
+    pub bf16_error: Option<f64>,
 }
 
 impl Tensor {

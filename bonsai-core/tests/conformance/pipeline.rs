@@ -64,6 +64,7 @@ impl<'a> Stage<'a> {
             max_sequence_length: Some(run.max_sequence_length),
             threads: Some(rig.threads),
             isa: Some(rig.cpu.isa()),
+            precision: rig.cpu.precision(),
             ..PipelineOptions::default()
         };
         let pipeline = Pipeline::open_with(rig.golden.path(&run.model), &options)?;

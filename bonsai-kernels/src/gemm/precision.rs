@@ -3,10 +3,10 @@
 #[non_exhaustive]
 pub enum ActivationPrecision {
     /// As they are. The error of a result is that of an f32 sum.
-    #[default]
     F32,
     /// 16-bit integers with one scale a row, as fine as the sum of magnitudes over 128 inputs allows. Sums inside a
     /// group are exact integers. Errors are below those of bf16.
+    #[default]
     Int16,
     /// Rounded to bf16, summed in f32.
     Bf16,
