@@ -104,7 +104,9 @@ impl ModelFiles {
             None => {
                 let io = |e| Error::io(path, e);
                 let file = fs::File::open(path).map_err(io)?;
-                let mut bytes = Vec::new();
+                let len = file.metadata().map_err(io)?.len().min(max_bytes);
+                // one more byte tells that the file has ended
+                let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1);
                 // the size in the directory may be that of another moment, or of no file at all
                 file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(io)?;
                 let size = bytes.len() as u64;

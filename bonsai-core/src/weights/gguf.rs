@@ -14,6 +14,8 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_DEPTH: usize = 4;
 /// Names are short; templates and licences are not needed.
 const MAX_TEXT: usize = 256;
+/// Names longer than this are none.
+const MAX_NAME: usize = 1024;
 /// Types whose blocks are understood.
 pub(super) const SUPPORTED: &str = "Q1_0, Q2_0, TQ1_0, TQ2_0, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, \
                                     F16, BF16 and F32";
@@ -46,6 +48,15 @@ impl<'a> Reader<'a> {
         let at = self.at;
         std::str::from_utf8(self.take(len, what)?)
             .map_err(|e| Error::format(format!("GGUF {what} at byte {at}: not UTF-8")).with_source(e))
+    }
+
+    /// A text that is not too long to be a name.
+    fn name(&mut self, what: &str) -> Result<&'a str> {
+        let name = self.string(what)?;
+        if name.len() > MAX_NAME {
+            return Err(Error::format(format!("GGUF {what} of {} bytes at byte {}", name.len(), self.at)));
+        }
+        Ok(name)
     }
 
     /// Reads one value; long texts, and arrays, of which a tokenizer's are the largest thing before the tensors, are
@@ -118,7 +129,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(BTreeMap<String, StoredTensor>, BTre
     }
     let mut attributes = BTreeMap::new();
     for _ in 0..pairs {
-        let key = r.string("key")?;
+        let key = r.name("key")?;
         let kind = r.u32("value type")?;
         let value = r.value(kind, 0).map_err(|e| e.context(format_args!("key {key}")))?;
         if let Some(value) = value {
@@ -138,15 +149,18 @@ pub(super) fn read(bytes: &[u8]) -> Result<(BTreeMap<String, StoredTensor>, BTre
     // that project's files give another meaning to type 42
     let own_ternary =
         attributes.get("general.architecture").and_then(Attribute::as_text) == Some("bonsai-image");
-    let mut infos = Vec::new();
+    // once without their places, which follow from where the last of them ends
+    let first = r.at;
     for _ in 0..tensors {
-        let name = r.string("tensor name")?.to_owned();
-        let info = tensor_info(&mut r, own_ternary).map_err(|e| e.context(format_args!("tensor {name}")))?;
-        infos.push((name, info));
+        let name = r.name("tensor name")?;
+        tensor_info(&mut r, own_ternary).map_err(|e| e.context(format_args!("tensor {name}")))?;
     }
     let start = (r.at as u64).next_multiple_of(alignment);
+    r.at = first;
     let mut found = BTreeMap::new();
-    for (name, (dtype, shape, len, offset)) in infos {
+    for _ in 0..tensors {
+        let name = r.name("tensor name")?;
+        let (dtype, shape, len, offset) = tensor_info(&mut r, own_ternary)?;
         let range = start
             .checked_add(offset)
             .and_then(|begin| Some((begin, begin.checked_add(len)?)))
@@ -163,7 +177,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(BTreeMap<String, StoredTensor>, BTre
                 "tensor {name}: offset {offset} is no multiple of the alignment {alignment}"
             )));
         }
-        if found.insert(name.clone(), StoredTensor::new(dtype, shape, range)).is_some() {
+        if found.insert(name.to_owned(), StoredTensor::new(dtype, shape, range)).is_some() {
             return Err(Error::format(format!("tensor {name} is there twice")));
         }
     }

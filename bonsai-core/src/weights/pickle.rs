@@ -9,7 +9,13 @@ use super::dtype::Dtype;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Dicts pickle a thousand pairs at a time.
-const MAX_STACK: usize = 1 << 14;
+const MAX_STACK: usize = 2500;
+/// Things and pairs of a dict take more bytes than this in any honest pickle.
+const BYTES_PER_THING: usize = 3;
+/// How many a short one may have nevertheless.
+const FREE_THINGS: usize = 256;
+/// Things that are allocated together.
+const CHUNK: usize = 256;
 /// Of a callable.
 const MAX_ARGUMENTS: usize = 8;
 
@@ -102,7 +108,7 @@ pub(super) enum Object<'a> {
     List(Vec<Value<'a>>),
     Dict(Vec<(Value<'a>, Value<'a>)>),
     Storage(Storage<'a>),
-    Tensor(Tensor<'a>),
+    Tensor(Box<Tensor<'a>>),
 }
 
 /// The bytes that tensors are views of.
@@ -129,13 +135,50 @@ pub(super) struct Tensor<'a> {
 /// What a pickle holds.
 #[derive(Debug)]
 pub(super) struct Pickle<'a> {
-    pub objects: Vec<Object<'a>>,
+    objects: Objects<'a>,
     pub root: Value<'a>,
+}
+
+impl<'a> Pickle<'a> {
+    /// What a value stands for, if it is a thing that holds others.
+    pub fn object(&self, value: Value<'a>) -> Option<&Object<'a>> {
+        match value {
+            Value::Object(id) => Some(self.objects.get(id)),
+            _ => None,
+        }
+    }
+}
+
+/// Grows by pieces, so that no pickle makes it one large allocation.
+#[derive(Debug, Default)]
+struct Objects<'a>(Vec<Vec<Object<'a>>>);
+
+impl<'a> Objects<'a> {
+    fn push(&mut self, object: Object<'a>) -> usize {
+        match self.0.last_mut() {
+            Some(chunk) if chunk.len() < CHUNK => chunk.push(object),
+            _ => self.0.push(vec![object]),
+        }
+        self.len() - 1
+    }
+
+    fn len(&self) -> usize {
+        self.0.last().map_or(0, |last| (self.0.len() - 1) * CHUNK + last.len())
+    }
+
+    fn get(&self, id: usize) -> &Object<'a> {
+        &self.0[id / CHUNK][id % CHUNK]
+    }
+
+    fn get_mut(&mut self, id: usize) -> &mut Object<'a> {
+        &mut self.0[id / CHUNK][id % CHUNK]
+    }
 }
 
 /// Reads a pickle.
 pub(super) fn read(bytes: &[u8]) -> Result<Pickle<'_>> {
-    Machine { bytes, ..Machine::default() }.run()
+    let stack = Vec::with_capacity(MAX_STACK.min(bytes.len()));
+    Machine { bytes, stack, ..Machine::default() }.run()
 }
 
 #[derive(Default)]
@@ -145,7 +188,9 @@ struct Machine<'a> {
     stack: Vec<Value<'a>>,
     marks: Vec<usize>,
     memo: BTreeMap<u32, Value<'a>>,
-    objects: Vec<Object<'a>>,
+    objects: Objects<'a>,
+    /// Objects, values inside them and values remembered.
+    things: usize,
 }
 
 fn fault_at(at: usize, what: impl std::fmt::Display) -> Error {
@@ -188,9 +233,19 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// Counts what is kept.
+    fn keep(&mut self, things: usize) -> Result<()> {
+        self.things += things;
+        if self.things > self.bytes.len() / BYTES_PER_THING + FREE_THINGS {
+            return Err(self.fault("more values than so short a pickle can mean"));
+        }
+        Ok(())
+    }
+
     fn push_object(&mut self, object: Object<'a>) -> Result<()> {
-        self.objects.push(object);
-        self.push(Value::Object(self.objects.len() - 1))
+        self.keep(1)?;
+        let id = self.objects.push(object);
+        self.push(Value::Object(id))
     }
 
     fn pop(&mut self) -> Result<Value<'a>> {
@@ -207,7 +262,7 @@ impl<'a> Machine<'a> {
 
     fn list(&self, value: Value<'a>) -> Result<&[Value<'a>]> {
         match value {
-            Value::Object(id) => match &self.objects[id] {
+            Value::Object(id) => match self.objects.get(id) {
                 Object::List(items) => Ok(items),
                 _ => Err(self.fault("expected a tuple")),
             },
@@ -355,7 +410,9 @@ impl<'a> Machine<'a> {
 
     fn remember(&mut self, index: u32) -> Result<()> {
         let value = *self.stack.last().ok_or_else(|| self.fault("nothing on the stack"))?;
-        self.memo.insert(index, value);
+        if self.memo.insert(index, value).is_none() {
+            self.keep(1)?;
+        }
         Ok(())
     }
 
@@ -368,7 +425,7 @@ impl<'a> Machine<'a> {
     /// The dict on top of the stack.
     fn dict(&mut self) -> Result<&mut Vec<(Value<'a>, Value<'a>)>> {
         match self.stack.last() {
-            Some(&Value::Object(id)) => match &mut self.objects[id] {
+            Some(&Value::Object(id)) => match self.objects.get_mut(id) {
                 Object::Dict(items) => Ok(items),
                 _ => Err(fault_at(self.at, "expected a dict")),
             },
@@ -381,13 +438,15 @@ impl<'a> Machine<'a> {
         if !rest.is_empty() {
             return Err(self.fault("a key without a value"));
         }
+        self.keep(pairs.len())?;
         self.dict()?.extend(pairs.iter().map(|[key, value]| (*key, *value)));
         Ok(())
     }
 
     fn append(&mut self, items: &[Value<'a>]) -> Result<()> {
+        self.keep(items.len())?;
         match self.stack.last() {
-            Some(&Value::Object(id)) => match &mut self.objects[id] {
+            Some(&Value::Object(id)) => match self.objects.get_mut(id) {
                 Object::List(list) => {
                     list.extend_from_slice(items);
                     Ok(())
@@ -430,11 +489,11 @@ impl<'a> Machine<'a> {
             }
             (Global::RebuildTensor, &[storage, offset, size, stride, _, _, ..]) => {
                 let tensor = self.tensor(storage, None, offset, size, stride).ok_or_else(fault)?;
-                self.push_object(Object::Tensor(tensor))
+                self.push_object(Object::Tensor(Box::new(tensor)))
             }
             (Global::RebuildTyped, &[storage, offset, size, stride, _, _, Value::Dtype(dtype), ..]) => {
                 let tensor = self.tensor(storage, Some(dtype), offset, size, stride).ok_or_else(fault)?;
-                self.push_object(Object::Tensor(tensor))
+                self.push_object(Object::Tensor(Box::new(tensor)))
             }
             _ => Err(fault()),
         }
@@ -449,7 +508,7 @@ impl<'a> Machine<'a> {
         stride: Value<'a>,
     ) -> Option<Tensor<'a>> {
         let Value::Object(id) = storage else { return None };
-        let Object::Storage(storage) = &self.objects[id] else { return None };
+        let Object::Storage(storage) = self.objects.get(id) else { return None };
         let whole = |value: &Value<'a>| match value {
             Value::Int(value) => usize::try_from(*value).ok(),
             _ => None,
@@ -484,8 +543,7 @@ mod tests {
     fn plain_values_are_read() {
         let bytes = b"\x80\x02}(X\x01\x00\x00\x00aK\x05X\x01\x00\x00\x00bJ\xff\xff\xff\xffX\x01\x00\x00\x00cG\x3f\xf8\x00\x00\x00\x00\x00\x00X\x01\x00\x00\x00d\x8a\x01\x80u.";
         let pickle = read(bytes).unwrap();
-        let Value::Object(id) = pickle.root else { panic!("{:?}", pickle.root) };
-        let Object::Dict(items) = &pickle.objects[id] else { panic!("{:?}", pickle.objects[id]) };
+        let Some(Object::Dict(items)) = pickle.object(pickle.root) else { panic!("{:?}", pickle.root) };
         let values: Vec<_> = items.iter().map(|(_, value)| format!("{value:?}")).collect();
         assert_eq!(values, ["Int(5)", "Int(-1)", "Float(1.5)", "Int(-128)"]);
     }

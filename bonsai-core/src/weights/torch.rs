@@ -41,8 +41,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<(BTreeMap<String, StoredTensor>, BTre
     // a value may stand in many places, but a path costs some bytes of the pickle in any honest file
     let mut budget = PATHS_PER_BYTE * range.len();
     let pickle = pickle::read(&bytes[range])?;
+    if !matches!(pickle.object(pickle.root), Some(Object::Dict(_))) {
+        return Err(Error::format("expected a checkpoint that is a dict of tensors"));
+    }
     let mut flat = Flat { entry: &entry, tensors: BTreeMap::new(), attributes: BTreeMap::new() };
-    flat.add(&pickle, pickle.root, "", 0, &mut budget)?;
+    flat.add(&pickle, pickle.root, String::new(), 0, &mut budget)?;
     Ok((flat.tensors, flat.attributes))
 }
 
@@ -57,7 +60,7 @@ impl Flat<'_> {
         &mut self,
         pickle: &Pickle<'_>,
         value: Value<'_>,
-        path: &str,
+        path: String,
         depth: usize,
         budget: &mut usize,
     ) -> Result<()> {
@@ -68,15 +71,16 @@ impl Flat<'_> {
             Value::Text(value) => Attribute::Text(value.to_owned()),
             Value::Dtype(name) => Attribute::Text(format!("torch.{name}")),
             Value::None | Value::Global(_) => return Ok(()),
-            Value::Object(id) => match &pickle.objects[id] {
-                Object::Tensor(tensor) => {
+            Value::Object(_) => match pickle.object(value) {
+                Some(Object::Tensor(tensor)) => {
                     let stored = self.stored(tensor).map_err(|e| e.context(format_args!("tensor {path}")))?;
-                    if self.tensors.insert(path.to_owned(), stored).is_some() {
+                    if self.tensors.contains_key(&path) {
                         return Err(Error::format(format!("tensor {path} is there twice")));
                     }
+                    self.tensors.insert(path, stored);
                     return Ok(());
                 }
-                Object::Dict(items) => {
+                Some(Object::Dict(items)) => {
                     if depth == MAX_DEPTH {
                         return Err(Error::format(format!(
                             "{path}: dicts in dicts, deeper than {MAX_DEPTH}"
@@ -88,11 +92,11 @@ impl Flat<'_> {
                         };
                         let path = if path.is_empty() { (*key).to_owned() } else { format!("{path}.{key}") };
                         *budget = budget.checked_sub(path.len() + VALUE).ok_or_else(too_many)?;
-                        self.add(pickle, *value, &path, depth + 1, budget)?;
+                        self.add(pickle, *value, path, depth + 1, budget)?;
                     }
                     return Ok(());
                 }
-                Object::List(items) => {
+                Some(Object::List(items)) => {
                     let int = |value: &Value<'_>| match value {
                         Value::Int(value) => Some(*value),
                         _ => None,
@@ -103,10 +107,10 @@ impl Flat<'_> {
                         _ => return Ok(()),
                     }
                 }
-                Object::Storage(_) => return Ok(()),
+                Some(Object::Storage(_)) | None => return Ok(()),
             },
         };
-        self.attributes.insert(path.to_owned(), attribute);
+        self.attributes.insert(path, attribute);
         Ok(())
     }
 

@@ -70,6 +70,14 @@ fn directory(file: &[u8]) -> Result<(Range<usize>, u64)> {
     {
         let place = locator.u64(8)?;
         let end = Record::at(file, place, END_64_LEN, END_64, "ZIP64 end")?;
+        let (ones_16, ones_32) = (u64::from(u16::MAX), u64::from(u32::MAX));
+        let wide = [(count, ones_16, 32), (size, ones_32, 40), (start, ones_32, 48)];
+        // all ones stand for the wide number
+        for (short, ones, at) in wide {
+            if short != ones && short != end.u64(at)? {
+                return Err(Error::format("zip: the two ends of its directory disagree"));
+            }
+        }
         (count, size, start) = (end.u64(32)?, end.u64(40)?, end.u64(48)?);
         limit = place as usize;
     }
