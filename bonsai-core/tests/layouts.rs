@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bonsai_core::weights::{Component, Weights};
-use bonsai_core::{ComponentPaths, Isa, Pipeline, PipelineOptions, Request, VaePath, noise};
+use bonsai_core::{
+    ActivationPrecision, ComponentPaths, Isa, Pipeline, PipelineOptions, Request, VaePath, noise,
+};
 use common::gguf::{self, LOSSY, Q1_0};
 use common::{MODEL, Tensor, Tensors, bfl, bfl_vae, golden, torch, unpacked_f16, weights_of, write};
 use half::{bf16, f16};
@@ -17,7 +19,8 @@ use tempfile::TempDir;
 fn options(components: ComponentPaths) -> PipelineOptions {
     // here all kinds of weights go through one kernel, so that equal weights give equal bits
     let isa = Some(Isa::named("portable").unwrap());
-    PipelineOptions { threads: Some(2), isa, components, ..PipelineOptions::default() }
+    let precision = ActivationPrecision::F32;
+    PipelineOptions { threads: Some(2), isa, precision, components, ..PipelineOptions::default() }
 }
 
 fn picture(pipeline: &Pipeline) -> Vec<u8> {

@@ -10,7 +10,7 @@ use bonsai_core::transformer::{
     Flux2Config, Flux2Transformer, Inputs, Scratch, image_positions, text_positions,
 };
 use bonsai_core::weights::{Component, Weights};
-use bonsai_core::{Context, noise};
+use bonsai_core::{ActivationPrecision, Context, noise};
 use half::bf16;
 use ndarray::Array2;
 use safetensors::Dtype;
@@ -41,7 +41,7 @@ fn velocity(paths: &[PathBuf], config: Option<Flux2Config>) -> (Vec<u32>, BTreeM
         guidance: None,
     };
     // here all kinds of weights go through one kernel, so that equal weights give equal bits
-    let cpu = Cpu::new(Isa::named("portable").unwrap());
+    let cpu = Cpu::new(Isa::named("portable").unwrap()).with_precision(ActivationPrecision::F32);
     let mut scratch = Scratch::new(&cpu, c, 19).unwrap();
     let out = model.forward(&mut Context::new(&cpu), inputs, &mut scratch).unwrap();
     (out.as_slice().iter().map(|v| v.to_bits()).collect(), weights.kinds())
