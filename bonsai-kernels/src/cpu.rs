@@ -97,7 +97,8 @@ impl Cpu {
         }
     }
 
-    /// The same, whose linears take activations in this precision.
+    /// The same, whose linears take activations in this precision. Attention and convolutions follow it as
+    /// [`DotPrecision::chosen`](crate::DotPrecision::chosen) says.
     pub fn with_precision(self, precision: ActivationPrecision) -> Self {
         Self { precision, ..self }
     }

@@ -32,6 +32,8 @@ pub mod attention;
 pub mod ceiling;
 pub mod conv2d;
 mod cpu;
+#[macro_use]
+mod dot;
 mod error;
 pub mod gemm;
 mod int_tile;
@@ -45,7 +47,6 @@ mod prefetch;
 pub mod reference;
 pub mod rope;
 mod rows;
-mod softmax;
 mod threads;
 mod tile;
 pub mod weights;
@@ -54,6 +55,7 @@ mod x86_64;
 
 pub use aligned::{ALIGN, AlignedBuf, Allocator, Element, SharedBytes, SystemAllocator};
 pub use cpu::{CancelToken, Cpu, Meter};
+pub use dot::DotPrecision;
 pub use error::{KernelError, Result};
 #[cfg(target_arch = "x86_64")]
 pub use isa::{Avx2, Avx512, Avx512Bf16, Avx512Vnni, AvxVnni};

@@ -32,6 +32,41 @@ pub(crate) fn exp<T: Token>(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { p * power }
 }
 
+/// `2^x` within 2 ULP for x in -126..=0; 0 for x <= -127, NaN for NaN.
+///
+/// `x = n + r` with `|r| <= 1 / 2`, `2^r` by the polynomial of degree 6 with the smallest relative error, 2^-28.
+#[inline(always)]
+pub(crate) fn exp2<T: Token>(x: f32) -> f32 {
+    exp2_by::<T, 6>(
+        x,
+        [1.559_467_8e-4, 1.340_664_3e-3, 9.617_692e-3, 5.550_310_3e-2, 0.240_226_52, 0.693_147_24],
+    )
+}
+
+/// `2^x` with a relative error of at most 2^-17.9 for x in -126..=0; 0 for x <= -127, NaN for NaN. The polynomial has
+/// degree 4.
+#[inline(always)]
+#[cfg(any(target_arch = "x86_64", test))]
+pub(crate) fn exp2_coarse<T: Token>(x: f32) -> f32 {
+    exp2_by::<T, 4>(x, [9.782_912e-3, 5.597_688_3e-2, 0.240_207_1, 0.693_113_6])
+}
+
+/// The polynomial is 1 at 0, so that whole numbers give powers of two.
+#[inline(always)]
+fn exp2_by<T: Token, const DEGREE: usize>(x: f32, coefficients: [f32; DEGREE]) -> f32 {
+    // adding it rounds to an integer that then stands in the low bits, moved up by the bias of an exponent
+    const ROUNDER: f32 = 12_582_912.0 + 127.0;
+    // at -127 the power of two becomes 0; written so that NaN stays
+    let x = if x < -127.0 { -127.0 } else { x };
+    let shifted = x + ROUNDER;
+    let r = x - (shifted - ROUNDER);
+    let mut p = coefficients[0];
+    for c in &coefficients[1..] {
+        p = mul_add::<T>(p, r, *c);
+    }
+    mul_add::<T>(p, r, 1.0) * f32::from_bits(shifted.to_bits() << 23)
+}
+
 /// `x / (1 + e^-x)`
 #[inline(always)]
 pub(crate) fn silu<T: Token>(x: f32) -> f32 {
@@ -62,6 +97,37 @@ mod tests {
             let y = dispatch!(isa, t => exp_of(t, &x));
             let worst = x.iter().zip(&y).map(|(&x, &y)| ulp_error(y, f64::from(x).exp())).fold(0.0, f64::max);
             assert!(worst <= 2.0, "{}: {worst} ULP", isa.name());
+        }
+    }
+
+    fn exp2_of<T: Token>(token: T, x: &[f32]) -> Vec<[f32; 2]> {
+        let mut y = vec![[0.0; 2]; x.len()];
+        token.run(|| {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = [exp2::<T>(x), exp2_coarse::<T>(x)];
+            }
+        });
+        y
+    }
+
+    #[test]
+    fn exp2_is_as_near_as_it_says() {
+        let mut x: Vec<f32> = (0..400_000).map(|i| -126.0 * i as f32 / 400_000.0).collect();
+        x.extend([f32::NEG_INFINITY, -1e30, -127.0, f32::NAN]);
+        for isa in Isa::available() {
+            let y = dispatch!(isa, t => exp2_of(t, &x));
+            for (&x, &[fine, coarse]) in x.iter().zip(&y) {
+                let want = f64::from(x).exp2();
+                if x >= -126.0 {
+                    assert!(ulp_error(fine, want) <= 2.0, "{}: 2^{x} = {fine}", isa.name());
+                    let error = (f64::from(coarse) / want - 1.0).abs();
+                    assert!(error <= 2f64.powf(-17.9), "{}: 2^{x} = {coarse}", isa.name());
+                } else if x.is_nan() {
+                    assert!(fine.is_nan() && coarse.is_nan());
+                } else {
+                    assert_eq!([fine, coarse], [0.0, 0.0]);
+                }
+            }
         }
     }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bonsai_kernels::attention::{Heads, Mask, attention};
+use bonsai_kernels::attention::{Heads, Mask, attention_in};
 use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
 use bonsai_kernels::gemm::{Epilogue, matmul};
 use bonsai_kernels::norm::group_norm;
 use bonsai_kernels::weights::{BinaryWeights, FloatType, Scales, Weights};
-use bonsai_kernels::{CancelToken, Cpu, Isa, KernelError, RayonThreads, SharedBytes};
+use bonsai_kernels::{CancelToken, Cpu, DotPrecision, Isa, KernelError, RayonThreads, SharedBytes};
 use ndarray::{Array2, Array3};
 
 fn waves(n: usize) -> Vec<f32> {
@@ -28,17 +28,21 @@ fn everything(cpu: &Cpu) -> Vec<u32> {
     let mut y = Array2::zeros((205, 1100));
     matmul(cpu, x.view(), &binary(1100, 256), y.view_mut(), Epilogue::Store).unwrap();
     let heads = Heads { query: 2, key_value: 2, dim: 128 };
-    let mut o = Array2::zeros((205, 256));
-    attention(cpu, x.view(), x.view(), x.view(), heads, Mask::None, o.view_mut()).unwrap();
     let picture = Array3::from_shape_vec((60, 70, 16), waves(60 * 70 * 16)).unwrap();
     let ones = vec![1.0; 16];
     let norm = group_norm(cpu, picture.view(), 4, 1e-6, &ones, &ones).unwrap();
     let values: Vec<u8> = waves(24 * 16 * 9).iter().flat_map(|v| v.to_le_bytes()).collect();
     let weights = ConvWeights::new(24, 16, 3, FloatType::F32, &values, waves(24)).unwrap();
     let conv = Conv2d { weights: &weights, sampling: Sampling::Same, norm_silu: Some(&norm), add: false };
-    let mut p = Array3::zeros((60, 70, 24));
-    conv.run(cpu, picture.view(), p.view_mut()).unwrap();
-    y.iter().chain(&o).chain(&p).map(|v: &f32| v.to_bits()).collect()
+    let mut all: Vec<u32> = y.iter().map(|v: &f32| v.to_bits()).collect();
+    for precision in DotPrecision::available(cpu.isa()) {
+        let mut o = Array2::zeros((205, 256));
+        attention_in(cpu, precision, x.view(), x.view(), x.view(), heads, Mask::None, o.view_mut()).unwrap();
+        let mut p = Array3::zeros((60, 70, 24));
+        conv.run_rows_in(cpu, precision, picture.view(), 0, p.view_mut()).unwrap();
+        all.extend(o.iter().chain(&p).map(|v: &f32| v.to_bits()));
+    }
+    all
 }
 
 #[test]

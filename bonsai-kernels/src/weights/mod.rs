@@ -33,6 +33,13 @@ pub struct SizeError {
     found: usize,
 }
 
+impl SizeError {
+    /// Proves that so many bytes were found.
+    pub(crate) fn check(what: &'static str, expected: usize, found: usize) -> Result<(), Self> {
+        if expected == found { Ok(()) } else { Err(Self { what, expected, found }) }
+    }
+}
+
 /// The weights of one linear, of whatever kind.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -1,5 +1,6 @@
 //! Kernels that name instructions of x86-64.
 
+mod dot;
 mod int16_lookup;
 mod int_tile;
 mod lookup;

@@ -1,0 +1,199 @@
+//! Attention with a streaming softmax: no score matrix, memory grows with the tokens and not with their square.
+
+mod panels;
+mod softmax;
+mod stream;
+
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+
+use crate::Cpu;
+use crate::dot::{DotPrecision, DotTile, Number, with_dots};
+use crate::error::Result;
+use crate::rows::row_of;
+use panels::{Layout, Panels, Source, pack_block};
+use stream::{Queries, Scratch};
+
+/// Heads side by side in a row of queries, keys or values.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    /// Heads of the queries.
+    pub query: usize,
+    /// Heads of keys and values; divides `query`. Query head `h` reads head `h * key_value / query`.
+    pub key_value: usize,
+    /// Channels of one head.
+    pub dim: usize,
+}
+
+/// Which keys a query sees.
+#[derive(Debug, Clone, Copy)]
+pub enum Mask<'a> {
+    /// All.
+    None,
+    /// Key `j` for query `i` when `j <= i` and `keys[j]`. A query that sees no key at all gets zeros.
+    Causal {
+        /// `[keys]`: false for padding.
+        keys: &'a [bool],
+    },
+}
+
+/// Keys of one block.
+const KEYS: usize = 128;
+/// Bytes that the panels of those heads should take that are laid out at one time.
+const PANEL_BYTES: usize = 8 << 20;
+/// Queries of one task, fewer where that would leave threads without work.
+const QUERIES_PER_TASK: usize = 384;
+const MIN_TASKS: usize = 64;
+const MIN_QUERIES_PER_TASK: usize = 48;
+
+/// `out = softmax(q k^T / sqrt(dim) + mask) v` for each head.
+///
+/// `q`, `out`: `[queries, query * dim]`; `k`, `v`: `[keys, key_value * dim]`; rows are contiguous. Factors are held as
+/// [`DotPrecision::chosen`] says.
+///
+/// # Errors
+/// When a buffer can't be had, or the work was cancelled.
+///
+/// # Panics
+/// When the shapes don't fit.
+pub fn attention(
+    cpu: &Cpu,
+    q: ArrayView2<'_, f32>,
+    k: ArrayView2<'_, f32>,
+    v: ArrayView2<'_, f32>,
+    heads: Heads,
+    mask: Mask<'_>,
+    out: ArrayViewMut2<'_, f32>,
+) -> Result<()> {
+    attention_in(cpu, DotPrecision::chosen(cpu), q, k, v, heads, mask, out)
+}
+
+/// [`attention`] in this precision, or in f32 where the instruction set has no such dot products.
+///
+/// # Errors
+/// As [`attention`].
+///
+/// # Panics
+/// When the shapes don't fit.
+#[expect(clippy::too_many_arguments, reason = "the arguments of `attention` and the precision")]
+pub fn attention_in(
+    cpu: &Cpu,
+    precision: DotPrecision,
+    q: ArrayView2<'_, f32>,
+    k: ArrayView2<'_, f32>,
+    v: ArrayView2<'_, f32>,
+    heads: Heads,
+    mask: Mask<'_>,
+    out: ArrayViewMut2<'_, f32>,
+) -> Result<()> {
+    let Heads { query, key_value, dim } = heads;
+    assert!(key_value > 0 && dim > 0 && query.is_multiple_of(key_value), "heads {heads:?}");
+    assert!(dim < 1 << 16, "heads {heads:?}");
+    assert!(q.ncols() == query * dim && out.dim() == q.dim(), "shape of the queries");
+    assert!(k.ncols() == key_value * dim && v.dim() == k.dim(), "shape of keys and values");
+    if let Mask::Causal { keys } = mask {
+        assert_eq!(keys.len(), k.nrows(), "length of a key mask");
+    }
+    with_dots!(cpu.isa(), precision, |t, N| attend::<N, _>(cpu, t, q, k, v, heads, mask, out))
+}
+
+#[expect(clippy::too_many_arguments, reason = "the arguments of `attention` and the token")]
+fn attend<N: Number, T: DotTile<N>>(
+    cpu: &Cpu,
+    t: T,
+    q: ArrayView2<'_, f32>,
+    k: ArrayView2<'_, f32>,
+    v: ArrayView2<'_, f32>,
+    heads: Heads,
+    mask: Mask<'_>,
+    mut out: ArrayViewMut2<'_, f32>,
+) -> Result<()> {
+    let dim = heads.dim;
+    let per_kv = heads.query / heads.key_value;
+    let layout = Layout::new::<N, T>(dim);
+    let keys = k.nrows();
+    let blocks = keys.div_ceil(KEYS);
+    let (head_len, units_len) = (blocks * layout.block_len(), blocks * layout.units_len());
+    let at_once = (PANEL_BYTES / (4 * head_len.max(1))).clamp(1, heads.key_value);
+    let mut panels =
+        Panels::<N> { words: cpu.buffer(at_once * head_len)?, units: cpu.buffer(at_once * units_len)? };
+    let split = heads.query * q.nrows() / MIN_TASKS;
+    let queries_per_task = split.clamp(MIN_QUERIES_PER_TASK, QUERIES_PER_TASK).next_multiple_of(T::MR);
+    for first_kv in (0..heads.key_value).step_by(at_once) {
+        let kv_heads = at_once.min(heads.key_value - first_kv);
+        let words = panels.words.chunks_mut(layout.block_len());
+        let items = words.zip(panels.units.chunks_mut(layout.units_len()));
+        cpu.for_each(
+            items.take(kv_heads * blocks).enumerate().collect(),
+            || cpu.buffer::<N::Word>(layout.key_width * layout.words),
+            |rows, (index, (block, units))| {
+                let (column, first) = ((first_kv + index / blocks) * dim, index % blocks * KEYS);
+                let source = Source { k: &k, v: &v, column, first, rows };
+                pack_block::<N, _>(t, &layout, source, block, units);
+                Ok(())
+            },
+        )?;
+        let first_head = first_kv * per_kv;
+        let columns = first_head * dim..(first_head + kv_heads * per_kv) * dim;
+        let mut of_group = out.slice_mut(s![.., columns]);
+        let mut tasks = Vec::new();
+        for (h, head) in of_group.axis_chunks_iter_mut(Axis(1), dim).enumerate() {
+            let (mut rest, mut first_query) = (head, 0);
+            while rest.nrows() > 0 {
+                let rows = queries_per_task.min(rest.nrows());
+                let (part, left) = rest.split_at(Axis(0), rows);
+                tasks.push((h, first_query, part));
+                (rest, first_query) = (left, first_query + queries_per_task);
+            }
+        }
+        let Panels { words, units } = &panels;
+        cpu.for_each(
+            tasks,
+            || Scratch::new::<T>(cpu, &layout, queries_per_task),
+            |scratch, (h, first_query, out)| {
+                let columns = (first_head + h) * dim..(first_head + h + 1) * dim;
+                let query = |i: usize| &row_of(&q, first_query + i)[columns.clone()];
+                let words = &words[h / per_kv * head_len..][..head_len];
+                let units = &units[h / per_kv * units_len..][..units_len];
+                Queries { layout: &layout, mask, keys, first_query }
+                    .attend(cpu, t, query, words, units, scratch, out)
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// The plain twin: the whole score matrix in f64.
+pub fn reference(
+    q: ArrayView2<'_, f32>,
+    k: ArrayView2<'_, f32>,
+    v: ArrayView2<'_, f32>,
+    heads: Heads,
+    mask: Mask<'_>,
+) -> ndarray::Array2<f64> {
+    let dim = heads.dim;
+    let mut out = ndarray::Array2::zeros(q.dim());
+    for head in 0..heads.query {
+        let kv = head * heads.key_value / heads.query;
+        for i in 0..q.nrows() {
+            let seen = |j: usize| match mask {
+                Mask::None => true,
+                Mask::Causal { keys } => keys[j] && j <= i,
+            };
+            let score = |j: usize| -> f64 {
+                let products =
+                    (0..dim).map(|c| f64::from(q[[i, head * dim + c]]) * f64::from(k[[j, kv * dim + c]]));
+                products.sum::<f64>() / (dim as f64).sqrt()
+            };
+            let scores: Vec<(usize, f64)> =
+                (0..k.nrows()).filter(|&j| seen(j)).map(|j| (j, score(j))).collect();
+            let max = scores.iter().fold(f64::NEG_INFINITY, |m, s| m.max(s.1));
+            let total: f64 = scores.iter().map(|s| (s.1 - max).exp()).sum();
+            for c in 0..dim {
+                let sum: f64 =
+                    scores.iter().map(|s| (s.1 - max).exp() * f64::from(v[[s.0, kv * dim + c]])).sum();
+                out[[i, head * dim + c]] = if scores.is_empty() { 0.0 } else { sum / total };
+            }
+        }
+    }
+    out
+}

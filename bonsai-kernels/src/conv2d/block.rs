@@ -1,0 +1,280 @@
+use std::ops::Range;
+
+use ndarray::{ArrayView3, ArrayViewMut3, Axis};
+
+use super::Conv2d;
+use super::plan::{Phase, Plan};
+use super::weights::{BLOCK, ConvWeights, Panel};
+use crate::Cpu;
+use crate::activation::silu_all;
+use crate::aligned::AlignedBuf;
+use crate::dot::{DEPTH, Dot, DotTile, Extent, MAX_MR, Number, pack_row};
+use crate::error::Result;
+use crate::isa::{Token, Work};
+use crate::norm::ChannelAffine;
+
+/// The input of one task: a padded rectangle of pixels, in blocks of channels `[channel block][pixels][words]`, so that
+/// neighbouring pixels of a block are neighbours in memory.
+#[derive(Debug)]
+pub(super) struct BlockShape {
+    /// Pixels that are computed, in each direction, and how many at most.
+    rows: usize,
+    columns: usize,
+    /// Pixels of the padded input, in each direction.
+    height: usize,
+    width: usize,
+    stride: usize,
+    before: usize,
+    /// For each block of channels: its first word (of one pixel), its words, its first channel and its channels.
+    channel_blocks: Vec<ChannelBlock>,
+    /// Words of one pixel.
+    words: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ChannelBlock {
+    first_word: usize,
+    words: usize,
+    first: usize,
+    channels: usize,
+}
+
+impl BlockShape {
+    pub(super) fn new<N: Number>(weights: &ConvWeights, plan: &Plan, rows: usize, columns: usize) -> Self {
+        let size = DEPTH * N::PER_WORD;
+        let channels = weights.in_channels();
+        let channel_blocks: Vec<_> = (0..channels)
+            .step_by(size)
+            .map(|first| {
+                let channels = size.min(channels - first);
+                let words = channels.div_ceil(N::PER_WORD);
+                ChannelBlock { first_word: first / N::PER_WORD, words, first, channels }
+            })
+            .collect();
+        Self {
+            rows,
+            columns,
+            height: (rows - 1) * plan.stride + plan.reach,
+            width: (columns - 1) * plan.stride + plan.reach,
+            stride: plan.stride,
+            before: plan.before,
+            words: channel_blocks.iter().map(|b| b.words).sum(),
+            channel_blocks,
+        }
+    }
+
+    fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+}
+
+/// What one thread needs for its tasks.
+pub(super) struct Scratch<N: Number> {
+    input: AlignedBuf<N::Word>,
+    /// For each pixel of the input, the inverse of what its values were multiplied with.
+    units: Vec<f32>,
+    panel: AlignedBuf<N::Word>,
+    /// `[pixels][panel width]`
+    sums: AlignedBuf<f32>,
+    pixel: Vec<f32>,
+    /// First pixel of the block that `input` holds.
+    loaded: Option<(usize, usize)>,
+}
+
+impl<N: Number> Scratch<N> {
+    pub(super) fn new<T: DotTile<N>>(cpu: &Cpu, weights: &ConvWeights, shape: &BlockShape) -> Result<Self> {
+        let width = T::width_for(weights.out_channels());
+        Ok(Self {
+            input: cpu.buffer(shape.pixels() * shape.words)?,
+            units: vec![1.0; shape.pixels()],
+            panel: cpu.buffer(DEPTH * width)?,
+            sums: cpu.buffer((shape.rows * shape.columns).next_multiple_of(T::MR) * width)?,
+            pixel: vec![0.0; weights.in_channels()],
+            loaded: None,
+        })
+    }
+
+    /// Brings in the pixels around those from `origin` on, unless they are there.
+    pub(super) fn load<T: DotTile<N>>(
+        &mut self,
+        conv: &Conv2d<'_>,
+        t: T,
+        shape: &BlockShape,
+        x: ArrayView3<'_, f32>,
+        origin: (usize, usize),
+    ) {
+        if self.loaded == Some(origin) {
+            return;
+        }
+        self.loaded = Some(origin);
+        let (height, width, channels) = x.dim();
+        let x = x.as_slice().expect("pictures are contiguous");
+        for r in 0..shape.height {
+            let y = (origin.0 * shape.stride + r).checked_sub(shape.before).filter(|&y| y < height);
+            for c in 0..shape.width {
+                let column = (origin.1 * shape.stride + c).checked_sub(shape.before).filter(|&x| x < width);
+                let from = y.zip(column).map(|(y, x_)| &x[(y * width + x_) * channels..][..channels]);
+                let pixel = r * shape.width + c;
+                let input = &mut self.input[..];
+                let (norm, normed) = (conv.norm_silu, &mut self.pixel[..]);
+                let load = LoadPixel::<N, T> { token: t, from, norm, normed, shape, pixel, input };
+                self.units[pixel] = t.work(load);
+            }
+        }
+    }
+
+    /// Computes the outputs of the loaded block in channels from `first_channel` on.
+    #[expect(clippy::too_many_arguments, reason = "the arguments of `Conv2d::run` and where to work")]
+    pub(super) fn compute<T: DotTile<N>>(
+        &mut self,
+        conv: &Conv2d<'_>,
+        cpu: &Cpu,
+        t: T,
+        plan: &Plan,
+        shape: &BlockShape,
+        first_channel: usize,
+        mut out: ArrayViewMut3<'_, f32>,
+    ) -> Result<()> {
+        let (height, width, channels) = out.dim();
+        let columns = width / plan.step;
+        let mut pixels: Vec<usize> = (0..height / plan.step * columns)
+            .map(|i| (i / columns * shape.width + i % columns) * plan.stride)
+            .collect();
+        // the last tile repeats a pixel
+        pixels.resize(pixels.len().next_multiple_of(T::MR), 0);
+        let mut done = 0;
+        while done < channels {
+            let first = first_channel + done;
+            // a panel lies in one block of stored weights
+            let left = (channels - done).min(BLOCK - first % BLOCK);
+            let panel_width = T::width_for(left);
+            let used = panel_width.min(left);
+            for phase in &plan.phases {
+                self.sum(
+                    conv.weights,
+                    cpu,
+                    t,
+                    plan,
+                    shape,
+                    phase,
+                    &pixels,
+                    first..first + used,
+                    panel_width,
+                )?;
+                let bias = &conv.weights.bias()[first..first + used];
+                let mut sums = self.sums.chunks_exact(panel_width);
+                for mut line in out.axis_iter_mut(Axis(0)).skip(phase.y).step_by(plan.step) {
+                    let line = line.axis_iter_mut(Axis(0)).skip(phase.x).step_by(plan.step);
+                    for (pixel, sums) in line.zip(&mut sums) {
+                        let pixel = pixel.into_slice().expect("pictures are contiguous");
+                        let pixel = &mut pixel[done..done + used];
+                        for ((o, a), b) in pixel.iter_mut().zip(sums).zip(bias) {
+                            *o = if conv.add { *o + a + b } else { a + b };
+                        }
+                    }
+                }
+            }
+            done += used;
+        }
+        Ok(())
+    }
+}
+
+/// Brings one pixel in, through norm and SiLU where there is one; zeros where there is no pixel. The output is the
+/// inverse of the pixel's scale.
+struct LoadPixel<'a, N: Number, T> {
+    token: T,
+    from: Option<&'a [f32]>,
+    norm: Option<&'a ChannelAffine>,
+    /// Room for the values after the norm.
+    normed: &'a mut [f32],
+    shape: &'a BlockShape,
+    pixel: usize,
+    input: &'a mut [N::Word],
+}
+
+impl<N: Number, T: Token> Work for LoadPixel<'_, N, T> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn work(self) -> f32 {
+        let Self { token, from, norm, normed, shape, pixel, input } = self;
+        let values = match (from, norm) {
+            (None, _) => &[][..],
+            (Some(from), None) => from,
+            (Some(from), Some(norm)) => {
+                norm.apply_pixel(token, from, normed);
+                silu_all(token, normed);
+                &normed[..]
+            }
+        };
+        let of_block = |block: &ChannelBlock| {
+            let end = values.len().min(block.first + block.channels);
+            &values[block.first.min(end)..end]
+        };
+        let (mut scale, mut unit) = (1.0, 1.0);
+        if N::SCALED {
+            let mut extent = Extent::default();
+            for block in &shape.channel_blocks {
+                extent = extent.join(Extent::of(of_block(block)));
+            }
+            (scale, unit) = extent.scale();
+        }
+        for block in &shape.channel_blocks {
+            let at = shape.pixels() * block.first_word + pixel * block.words;
+            pack_row::<N>(of_block(block), scale, &mut input[at..at + block.words]);
+        }
+        unit
+    }
+}
+
+impl<N: Number> Scratch<N> {
+    /// The sums of one phase for `columns` at all `pixels`.
+    #[expect(clippy::too_many_arguments, reason = "one step of `compute`")]
+    fn sum<T: DotTile<N>>(
+        &mut self,
+        weights: &ConvWeights,
+        cpu: &Cpu,
+        t: T,
+        plan: &Plan,
+        shape: &BlockShape,
+        phase: &Phase,
+        pixels: &[usize],
+        columns: Range<usize>,
+        width: usize,
+    ) -> Result<()> {
+        let Self { input, units, panel, sums, .. } = self;
+        let of_columns = columns.start..columns.start + width;
+        let (scales, column) = (&plan.scales[of_columns.clone()], &plan.units[of_columns]);
+        let (mut at, mut row, mut keep) = ([0; MAX_MR], [1.0; MAX_MR], [0.0; MAX_MR]);
+        for block in &shape.channel_blocks {
+            let inputs = block.first..block.first + block.channels;
+            let rows = &input[shape.pixels() * block.first_word..][..shape.pixels() * block.words];
+            for tap in &phase.taps {
+                cpu.check()?;
+                let panel = &mut panel[..block.words * width];
+                t.work(Panel::<N> {
+                    weights,
+                    columns: columns.clone(),
+                    taps: &tap.sources,
+                    inputs: inputs.clone(),
+                    scales,
+                    width,
+                    panel,
+                });
+                let offset = tap.y * shape.width + tap.x;
+                for (pixels, sums) in pixels.chunks_exact(T::MR).zip(sums.chunks_exact_mut(T::MR * width)) {
+                    for (m, pixel) in pixels.iter().enumerate() {
+                        at[m] = (pixel + offset) * block.words;
+                        row[m] = units[pixel + offset];
+                    }
+                    let (at, row, keep) = (&at[..T::MR], &row[..T::MR], &keep[..T::MR]);
+                    let depth = block.words;
+                    t.dot(Dot { width, depth, rows, at, panel, keep, row, column }, sums, width);
+                }
+                keep = [1.0; MAX_MR];
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! 3x3 and 1x1 convolution of pictures `[height, width, channels]`, without an im2col buffer: each tap of the kernel
+//! is a product of shifted pixels with a panel, over blocks of pixels that were padded and normalised on loading.
+
+mod block;
+mod plan;
+mod weights;
+
+use ndarray::{Array2, ArrayView3, ArrayViewMut3, Axis};
+
+pub use weights::ConvWeights;
+
+use crate::Cpu;
+use crate::dot::{DEPTH, DotPrecision, DotTile, MAX_MR, MAX_WIDTH, Number, with_dots};
+use crate::error::Result;
+use crate::norm::ChannelAffine;
+use block::{BlockShape, Scratch};
+use plan::Plan;
+
+/// Where the pixels of a convolution come from and go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sampling {
+    /// One pixel out for each pixel in; zeros all around (`kernel / 2` wide).
+    Same,
+    /// The input is first doubled in both directions, each pixel repeated.
+    UpsampleNearest,
+    /// Every second pixel; one row of zeros below and one column of zeros to the right.
+    Downsample,
+}
+
+impl Sampling {
+    /// Height and width that this makes of a picture's.
+    pub fn output_size(self, height: usize, width: usize) -> (usize, usize) {
+        match self {
+            Self::Same => (height, width),
+            Self::UpsampleNearest => (2 * height, 2 * width),
+            Self::Downsample => (height / 2, width / 2),
+        }
+    }
+}
+
+/// A convolution with what happens to its input on loading.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv2d<'a> {
+    /// Kernel and bias.
+    pub weights: &'a ConvWeights,
+    /// Which pixels are read.
+    pub sampling: Sampling,
+    /// A group norm followed by SiLU, applied to each pixel that is read.
+    pub norm_silu: Option<&'a ChannelAffine>,
+    /// Whether the result is added to `out` instead of stored.
+    pub add: bool,
+}
+
+/// Pixels that one task computes, in each direction. Their input and sums stay in a second-level cache of 1 MiB.
+const BLOCK_ROWS: usize = 16;
+const BLOCK_COLUMNS: usize = 64;
+/// With fewer blocks than this, channels are split too, so that all threads have work.
+const MIN_TASKS: usize = 16;
+/// Output channels of one task then.
+const CHANNELS_PER_TASK: usize = 128;
+
+impl Conv2d<'_> {
+    /// `out = conv(x)`: `x` `[height, width, in_channels]`, contiguous; `out` of [`Sampling::output_size`] and
+    /// `out_channels`. Factors are held as [`DotPrecision::chosen`] says.
+    ///
+    /// # Errors
+    /// When a buffer can't be had, or the work was cancelled.
+    ///
+    /// # Panics
+    /// When the shapes don't fit.
+    pub fn run(&self, cpu: &Cpu, x: ArrayView3<'_, f32>, out: ArrayViewMut3<'_, f32>) -> Result<()> {
+        let (height, width, _) = x.dim();
+        assert_eq!(out.dim().0, self.sampling.output_size(height, width).0, "rows of a convolution");
+        self.run_rows(cpu, x, 0, out)
+    }
+
+    /// [`Conv2d::run`] for the output rows from `first_row` on, as many as `out` has; pairs of rows where the input is
+    /// doubled.
+    ///
+    /// # Errors
+    /// As [`Conv2d::run`].
+    ///
+    /// # Panics
+    /// When the shapes don't fit or the rows don't lie inside.
+    pub fn run_rows(
+        &self,
+        cpu: &Cpu,
+        x: ArrayView3<'_, f32>,
+        first_row: usize,
+        out: ArrayViewMut3<'_, f32>,
+    ) -> Result<()> {
+        self.run_rows_in(cpu, DotPrecision::chosen(cpu), x, first_row, out)
+    }
+
+    /// [`Conv2d::run_rows`] in this precision, or in f32 where the instruction set has no such dot products.
+    ///
+    /// # Errors
+    /// As [`Conv2d::run`].
+    ///
+    /// # Panics
+    /// As [`Conv2d::run_rows`].
+    pub fn run_rows_in(
+        &self,
+        cpu: &Cpu,
+        precision: DotPrecision,
+        x: ArrayView3<'_, f32>,
+        first_row: usize,
+        out: ArrayViewMut3<'_, f32>,
+    ) -> Result<()> {
+        let (height, width, channels) = x.dim();
+        let (out_height, out_width) = self.sampling.output_size(height, width);
+        let (rows, columns, out_channels) = out.dim();
+        assert_eq!(channels, self.weights.in_channels(), "input channels of a convolution");
+        assert_eq!(
+            (columns, out_channels),
+            (out_width, self.weights.out_channels()),
+            "shape of a convolution"
+        );
+        assert!(first_row <= out_height && rows <= out_height - first_row, "rows of a convolution");
+        if let Some(norm) = self.norm_silu {
+            assert_eq!(norm.mean.len(), channels, "channels of a convolution's norm");
+        }
+        if self.sampling != Sampling::Same {
+            assert_eq!(self.weights.kernel(), 3, "resampling takes a 3x3 kernel");
+        }
+        if self.sampling == Sampling::UpsampleNearest {
+            assert!(first_row.is_multiple_of(2) && rows.is_multiple_of(2), "pairs of rows of a convolution");
+        }
+        with_dots!(cpu.isa(), precision, |t, N| self.run_on::<N, _>(cpu, t, x, first_row, out))
+    }
+
+    fn run_on<N: Number, T: DotTile<N>>(
+        &self,
+        cpu: &Cpu,
+        t: T,
+        x: ArrayView3<'_, f32>,
+        first_row: usize,
+        mut out: ArrayViewMut3<'_, f32>,
+    ) -> Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let plan = Plan::new::<N, T>(cpu, t, self.weights, self.sampling)?;
+        // pixels of the input for each that a task computes
+        let (rows, columns) =
+            (BLOCK_ROWS.min(out.dim().0 / plan.step), BLOCK_COLUMNS.min(out.dim().1 / plan.step));
+        let columns = if plan.stride == 2 { columns.div_ceil(2) } else { columns };
+        let blocks = out.dim().0.div_ceil(rows * plan.step) * out.dim().1.div_ceil(columns * plan.step);
+        let channels = if blocks < MIN_TASKS { CHANNELS_PER_TASK } else { self.weights.out_channels() };
+        let first_row = first_row / plan.step;
+        let mut tasks = Vec::new();
+        for (i, band) in out.axis_chunks_iter_mut(Axis(0), rows * plan.step).enumerate() {
+            for (j, block) in split(band, Axis(1), columns * plan.step).into_iter().enumerate() {
+                for (k, part) in split(block, Axis(2), channels).into_iter().enumerate() {
+                    tasks.push(((first_row + i * rows, j * columns), k * channels, part));
+                }
+            }
+        }
+        let shape = BlockShape::new::<N>(self.weights, &plan, rows, columns);
+        cpu.for_each(
+            tasks,
+            || Scratch::new::<T>(cpu, self.weights, &shape),
+            |scratch, (origin, first_channel, out)| {
+                scratch.load(self, t, &shape, x, origin);
+                scratch.compute(self, cpu, t, &plan, &shape, first_channel, out)
+            },
+        )
+    }
+}
+
+/// Floats that each thread takes to convolve to `[height, width]` pixels without leaving pixels out, at most.
+pub fn scratch_floats(in_channels: usize, height: usize, width: usize) -> usize {
+    let (rows, columns) = (BLOCK_ROWS.min(height), BLOCK_COLUMNS.min(width));
+    (rows + 2) * (columns + 2) * (in_channels + 1) + (rows * columns + MAX_MR + DEPTH) * MAX_WIDTH
+}
+
+/// Parts of `view` of up to `len` along `axis`.
+fn split(view: ArrayViewMut3<'_, f32>, axis: Axis, len: usize) -> Vec<ArrayViewMut3<'_, f32>> {
+    let (mut rest, mut parts) = (view, Vec::new());
+    while rest.len_of(axis) > len {
+        let (part, left) = rest.split_at(axis, len);
+        parts.push(part);
+        rest = left;
+    }
+    parts.push(rest);
+    parts
+}
+
+/// The plain twin: the definition in f64, and `sum |x w| + |bias|` for each output. `x` is the input after norm, SiLU
+/// and upsampling.
+pub fn reference(conv: &Conv2d<'_>, x: ArrayView3<'_, f32>) -> (Array2<f64>, Array2<f64>) {
+    let (height, width, channels) = x.dim();
+    let kernel = conv.weights.kernel();
+    let (stride, before) = if conv.sampling == Sampling::Downsample { (2, 0) } else { (1, kernel / 2) };
+    let (out_height, out_width) = (height / stride, width / stride);
+    let shape = (out_height * out_width, conv.weights.out_channels());
+    let (mut y, mut magnitude) = (Array2::zeros(shape), Array2::zeros(shape));
+    for pixel in 0..shape.0 {
+        for out in 0..shape.1 {
+            let bias = f64::from(conv.weights.bias()[out]);
+            let (mut sum, mut sum_abs) = (bias, bias.abs());
+            for tap in 0..kernel * kernel {
+                let row =
+                    (pixel / out_width * stride + tap / kernel).checked_sub(before).filter(|&r| r < height);
+                let column =
+                    (pixel % out_width * stride + tap % kernel).checked_sub(before).filter(|&c| c < width);
+                if let (Some(row), Some(column)) = (row, column) {
+                    for input in 0..channels {
+                        let weight = conv.weights.weight(out, input, tap / kernel, tap % kernel);
+                        let product = f64::from(x[[row, column, input]]) * f64::from(weight);
+                        sum += product;
+                        sum_abs += product.abs();
+                    }
+                }
+            }
+            y[[pixel, out]] = sum;
+            magnitude[[pixel, out]] = sum_abs;
+        }
+    }
+    (y, magnitude)
+}
