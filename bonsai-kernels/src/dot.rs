@@ -180,7 +180,14 @@ impl Extent {
                 squares[i] += f64::from(block[i]) * f64::from(block[i]);
             }
         }
-        let mut all = Self { largest: largest.into_iter().fold(0, u32::max), squares: squares.iter().sum() };
+        // by halves, so that lanes are combined at once
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                largest[i] = largest[i].max(largest[i + half]);
+                squares[i] += squares[i + half];
+            }
+        }
+        let mut all = Self { largest: largest[0], squares: squares[0] };
         for v in tail {
             all = all.with(*v);
         }
