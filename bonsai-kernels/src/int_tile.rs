@@ -9,6 +9,13 @@ pub(crate) const MOST_ROWS: usize = 12;
 /// Columns whose words of codes stand side by side.
 pub(crate) const LANES: usize = 16;
 
+/// The largest magnitude of an 8-bit activation.
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    expect(dead_code, reason = "for tiles of their own")
+)]
+pub(crate) const LARGEST_BYTE: i32 = 127;
+
 /// How activations meet digits: so many neighbouring products are added at once.
 pub(crate) trait Products: Copy + Send + Sync + 'static {
     /// Element of a row.
@@ -74,6 +81,8 @@ pub(crate) struct IntBlock<'a, R> {
     /// their bits.
     pub(crate) panels: &'a [u32],
     pub(crate) biased: bool,
+    /// The largest digit, where digits are unsigned.
+    pub(crate) largest: i32,
     /// What sums begin with, for each row.
     pub(crate) starts: &'a [i32; MOST_ROWS],
     /// What biases are multiplied with, for each row.
@@ -127,23 +136,38 @@ pub(crate) trait IntTile<P: Products>: Token {
     }
 }
 
+/// [`IntTile::spread`] in shifts that all vectors have: four codes are parted in pairs, and pairs in codes.
 #[inline(always)]
-fn plain_spread<P: Products>(digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
-    let steps_per_word = 32 / digits.bits / P::DEPTH;
-    let mask = u32::MAX >> (32 - digits.bits);
+pub(crate) fn plain_spread<P: Products>(
+    digits: Digits,
+    words: &[[u32; LANES]],
+    panel: &mut [u32],
+    stride: usize,
+) {
+    let Digits { bits, step, zero } = digits;
+    let steps_per_word = 32 / bits / P::DEPTH;
     let slot = 32 / P::DEPTH;
-    let slot_mask = u32::MAX >> (32 - slot);
+    // one in every slot, and in its top bit
+    let ones = (0..P::DEPTH).fold(0u32, |ones, j| ones | 1 << (j * slot));
+    let tops = ones << (slot - 1);
+    let zeros = zero as u32 * ones;
+    let code = u32::MAX >> (32 - bits);
+    let pair = code << bits | code;
+    // one code of each pair
+    let keep = code * if P::DEPTH == 4 { 0x0001_0001 } else { 1 };
     for (i, panel) in panel.chunks_mut(stride).enumerate() {
         let words = &words[i / steps_per_word];
-        let first = i % steps_per_word * P::DEPTH;
+        let first = i % steps_per_word * P::DEPTH * bits;
+        let panel: &mut [u32; LANES] = panel.first_chunk_mut().expect("a panel of whole vectors");
         for (out, word) in panel.iter_mut().zip(words) {
-            let mut packed = 0;
-            for j in 0..P::DEPTH {
-                let code = word >> ((first + j) * digits.bits) & mask;
-                let digit = (code * digits.step) as i32 - digits.zero;
-                packed |= (digit as u32 & slot_mask) << (j * slot);
+            let mut codes = word >> first;
+            if P::DEPTH == 4 {
+                codes = codes & pair | (codes >> (2 * bits) & pair) << 16;
             }
-            *out = packed;
+            codes = codes & keep | (codes >> bits & keep) << slot;
+            let spread = codes << step.trailing_zeros();
+            // the top bit of a slot keeps a subtraction from borrowing from the next
+            *out = if P::SIGNED { ((spread | tops) - zeros) ^ tops } else { spread };
         }
     }
 }
@@ -196,7 +220,3 @@ macro_rules! plain_tile {
 }
 
 plain_tile!(crate::isa::Portable);
-#[cfg(target_arch = "x86_64")]
-plain_tile!(crate::isa::Avx2);
-#[cfg(target_arch = "x86_64")]
-plain_tile!(crate::isa::Avx512);

@@ -26,6 +26,8 @@
 //! f64 what it should compute; `tests/parity.rs` holds them together on every instruction set of the machine.
 #![deny(unsafe_code)]
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 pub mod activation;
 mod aligned;
 pub mod attention;
@@ -38,7 +40,7 @@ mod error;
 pub mod gemm;
 mod int_tile;
 mod isa;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod lookup;
 mod math;
 pub mod norm;

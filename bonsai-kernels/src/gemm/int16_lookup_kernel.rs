@@ -2,15 +2,15 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::codes::fetch_words;
-use super::lookup_kernel::SignCodes;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::{BLOCK, RowForm, quantize_int16};
+use super::sign_codes::SignCodes;
 use crate::int_tile::LANES;
 use crate::isa::{Isa, Token, Work, dispatch};
-use crate::lookup::{Alphabet, ENTRIES, Int16Alphabet, Int16LookupTile, STEP};
+use crate::lookup::{Alphabet, Int16Alphabet, Int16LookupTile, STEP};
 
 /// 16-bit activations times one-bit or ternary weights by table look-up, exactly: no sum over a block of 128 leaves
-/// 16 bits (see [`Int16Rows`](super::rows::Int16Rows)), so tables and sums are 16-bit integers, 32 columns a vector.
+/// 16 bits (see [`Int16Rows`](super::rows::Int16Rows)), so tables and sums are 16-bit integers.
 #[derive(Clone, Copy)]
 pub(crate) struct Int16LookupKernel<T>(pub(crate) T);
 
@@ -64,8 +64,7 @@ impl<A: Int16Alphabet> Work for LayOutRow<'_, A> {
             // the last step may reach beyond the block, where what follows belongs to the next one
             let mut padded = [0i16; BLOCK + STEP];
             padded[..BLOCK].copy_from_slice(block);
-            let (steps, _) = row.as_chunks_mut::<STEP>();
-            for (s, step) in steps.iter_mut().enumerate().take(A::steps(BLOCK)) {
+            for (s, step) in row.chunks_exact_mut(A::STEP).enumerate().take(A::steps(BLOCK)) {
                 A::lay_out(&padded[s * A::INPUTS..][..A::INPUTS], step);
             }
         }
@@ -75,16 +74,16 @@ impl<A: Int16Alphabet> Work for LayOutRow<'_, A> {
 
 /// Elements of a block's steps, whole vectors of 32.
 fn block_len<A: Int16Alphabet>() -> usize {
-    (A::steps(BLOCK) * STEP).next_multiple_of(32)
+    (A::steps(BLOCK) * A::STEP).next_multiple_of(32)
 }
 
 impl<T: Int16LookupTile, W: SignCodes> Microkernel<W> for Int16LookupKernel<T> {
     const NAME: &'static str = "int16-lookup";
     const MR: usize = T::MR;
     const COLUMNS: usize = 3072;
-    type Rows = Int16Steps<W::Alphabet>;
+    type Rows = Int16Steps<W::Int16<T>>;
     type Operand = i16;
-    /// For each block, the indices of two columns in a word, then the scales of the columns.
+    /// For each block, the indices of a few columns in a word, then the scales of the columns.
     type Panel = u32;
 
     fn depth(self, _: &W) -> usize {
@@ -96,7 +95,7 @@ impl<T: Int16LookupTile, W: SignCodes> Microkernel<W> for Int16LookupKernel<T> {
     }
 
     fn panel_len(self, _: &W, width: usize, depth: usize) -> usize {
-        depth.div_ceil(BLOCK) * block_panel_len::<W>(width)
+        depth.div_ceil(BLOCK) * block_panel_len::<T, W>(width)
     }
 
     fn operand_len(self, depth: usize) -> usize {
@@ -111,28 +110,30 @@ impl<T: Int16LookupTile, W: SignCodes> Microkernel<W> for Int16LookupKernel<T> {
         inputs: Range<usize>,
         panel: &mut [u32],
     ) {
-        for (panel, start) in panel.chunks_exact_mut(block_panel_len::<W>(width)).zip(inputs.step_by(BLOCK)) {
+        for (panel, start) in
+            panel.chunks_exact_mut(block_panel_len::<T, W>(width)).zip(inputs.step_by(BLOCK))
+        {
             let tile = self.0;
             tile.work(ExpandBlock { tile, weights, first_column, width, first_input: start, panel });
         }
     }
 
     fn prepare_tile(self, _: &W, rows: TileRows<'_, i16>, inputs: Range<usize>, operand: &mut [i16]) {
-        let steps = W::Alphabet::steps(BLOCK);
+        let steps = W::Int16::<T>::steps(BLOCK);
         let blocks = operand.chunks_exact_mut(block_operand_len::<T, W>()).zip(inputs.step_by(BLOCK));
         for (operand, start) in blocks {
-            let block = &rows.rows[start / BLOCK * block_len::<W::Alphabet>()..];
-            self.0.build::<W::Alphabet>(steps, block, rows.row_len, operand);
+            let block = &rows.rows[start / BLOCK * block_len::<W::Int16<T>>()..];
+            self.0.build::<W::Int16<T>>(steps, block, rows.row_len, operand);
         }
     }
 
     fn multiply(self, _: &W, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]) {
-        let steps = W::Alphabet::steps(BLOCK);
-        let panels = tile.panels.chunks_exact(inputs.len().div_ceil(BLOCK) * block_panel_len::<W>(width));
+        let steps = W::Int16::<T>::steps(BLOCK);
+        let panels = tile.panels.chunks_exact(inputs.len().div_ceil(BLOCK) * block_panel_len::<T, W>(width));
         for (panel, acc) in panels.zip(acc.chunks_exact_mut(T::MR * width)) {
             let operands = tile.operand.chunks_exact(block_operand_len::<T, W>());
-            for (panel, operand) in panel.chunks_exact(block_panel_len::<W>(width)).zip(operands) {
-                let (indices, scales) = panel.split_at(steps * width / 2);
+            for (panel, operand) in panel.chunks_exact(block_panel_len::<T, W>(width)).zip(operands) {
+                let (indices, scales) = panel.split_at(indices_len::<T, W>(width));
                 self.0.look_up(steps, operand, indices, bytemuck::must_cast_slice(scales), acc);
             }
         }
@@ -142,12 +143,17 @@ impl<T: Int16LookupTile, W: SignCodes> Microkernel<W> for Int16LookupKernel<T> {
 /// Blocks of one pass over the sums: more would push the tables out of the first-level cache.
 const BLOCKS: usize = 2;
 
-fn block_panel_len<W: SignCodes>(width: usize) -> usize {
-    W::Alphabet::steps(BLOCK) * width / 2 + width
+fn block_panel_len<T: Int16LookupTile, W: SignCodes>(width: usize) -> usize {
+    indices_len::<T, W>(width) + width
+}
+
+/// Words of the indices of one block.
+fn indices_len<T: Int16LookupTile, W: SignCodes>(width: usize) -> usize {
+    W::Int16::<T>::steps(BLOCK) * width / T::COLUMNS_PER_WORD
 }
 
 fn block_operand_len<T: Int16LookupTile, W: SignCodes>() -> usize {
-    W::Alphabet::steps(BLOCK) * T::MR * ENTRIES
+    W::Int16::<T>::steps(BLOCK) * T::MR * W::Int16::<T>::ENTRIES
 }
 
 /// Lays out indices and scales of one block.
@@ -167,60 +173,81 @@ impl<T: Int16LookupTile, W: SignCodes> Work for ExpandBlock<'_, T, W> {
     #[inline(always)]
     fn work(self) {
         let Self { weights, first_column, width, first_input, panel, .. } = self;
-        let (indices, scales) = panel.split_at_mut(W::Alphabet::steps(BLOCK) * width / 2);
+        let (indices, scales) = panel.split_at_mut(indices_len::<T, W>(width));
         scales.fill(0);
         let scales: &mut [f32] = bytemuck::must_cast_slice_mut(scales);
         weights.gather_scales(first_column, first_input / weights.group_size(), scales);
         for scale in scales {
             *scale *= T::SCALE;
         }
-        expand_indices::<T, W>(
-            weights,
-            first_column,
-            width,
-            first_input,
-            bytemuck::must_cast_slice_mut(indices),
-        );
+        for first_lane in (0..width).step_by(2 * LANES) {
+            let mut halves = [[[0u32; LANES]; WORDS]; 2];
+            for (half, of_half) in halves.iter_mut().enumerate() {
+                let first_column = first_column + first_lane + half * LANES;
+                let words = &mut of_half[..BLOCK * W::BITS / 32];
+                fetch_words(weights, first_column, first_input * W::BITS / 32, words);
+            }
+            match T::COLUMNS_PER_WORD {
+                2 => expand_pairs::<T, W>(&halves, first_lane, width, bytemuck::must_cast_slice_mut(indices)),
+                _ => expand_fours::<T, W>(&halves, first_lane, width, indices),
+            }
+        }
     }
 }
 
-/// `indices[step][column]`, the columns of each 32 in the order 0, 16, 1, 17, ..
+/// The one- or two-bit codes of a block, and a word of zeros behind them.
+const WORDS: usize = BLOCK * 2 / 32 + 1;
+
+/// Indices of 32 columns, two in a word.
 #[inline(always)]
-fn expand_indices<T: Int16LookupTile, W: SignCodes>(
-    weights: &W,
-    first_row: usize,
+fn expand_pairs<T: Int16LookupTile, W: SignCodes>(
+    halves: &[[[u32; LANES]; WORDS]; 2],
+    first_lane: usize,
     width: usize,
-    first_input: usize,
     indices: &mut [u16],
 ) {
-    // the one- or two-bit codes of a block, and a word of zeros behind them
-    const WORDS: usize = BLOCK * 2 / 32 + 1;
-    let words = BLOCK * W::BITS / 32;
-    for first_lane in (0..width).step_by(2 * LANES) {
-        let mut halves = [[[0u32; LANES]; WORDS]; 2];
-        for (half, of_half) in halves.iter_mut().enumerate() {
-            let first_row = first_row + first_lane + half * LANES;
-            fetch_words(weights, first_row, first_input * W::BITS / 32, &mut of_half[..words]);
+    // 16-bit pieces, the two halves of the lanes alternating
+    let mut pieces = [[0u32; LANES]; 2 * WORDS];
+    let (pairs, _) = pieces.as_chunks_mut::<2>();
+    for (([low, high], a), b) in pairs.iter_mut().zip(&halves[0]).zip(&halves[1]) {
+        for lane in 0..LANES {
+            low[lane] = a[lane] & 0xffff | b[lane] << 16;
+            high[lane] = a[lane] >> 16 | b[lane] & 0xffff_0000;
         }
-        // 16-bit pieces, the two halves of the lanes alternating
-        let mut pieces = [[0u32; LANES]; 2 * WORDS];
-        let (pairs, _) = pieces.as_chunks_mut::<2>();
-        for (([low, high], a), b) in pairs.iter_mut().zip(&halves[0]).zip(&halves[1]) {
-            for lane in 0..LANES {
-                low[lane] = a[lane] & 0xffff | b[lane] << 16;
-                high[lane] = a[lane] >> 16 | b[lane] & 0xffff_0000;
-            }
+    }
+    let pieces: &[[u16; 2 * LANES]; 2 * WORDS] = bytemuck::must_cast_ref(&pieces);
+    let mask = W::Int16::<T>::ENTRIES as u16 - 1;
+    for (step, indices) in indices.chunks_exact_mut(width).enumerate() {
+        let bit = step * W::Int16::<T>::INPUTS * W::BITS;
+        let (low, high, shift) = (&pieces[bit / 16], &pieces[bit / 16 + 1], (bit % 16) as u32);
+        let indices = &mut indices[first_lane..first_lane + 2 * LANES];
+        for lane in 0..2 * LANES {
+            // a shift by 16 is two shifts
+            let codes = low[lane] >> shift | high[lane] << 1 << (15 - shift);
+            indices[lane] = T::index(W::Int16::<T>::entry(codes) & mask);
         }
-        let pieces: &[[u16; 2 * LANES]; 2 * WORDS] = bytemuck::must_cast_ref(&pieces);
-        for (step, indices) in indices.chunks_exact_mut(width).enumerate() {
-            let bit = step * W::Alphabet::INPUTS * W::BITS;
-            let (low, high, shift) = (&pieces[bit / 16], &pieces[bit / 16 + 1], (bit % 16) as u32);
-            let indices = &mut indices[first_lane..first_lane + 2 * LANES];
-            for lane in 0..2 * LANES {
-                // a shift by 16 is two shifts
-                let codes = low[lane] >> shift | high[lane] << 1 << (15 - shift);
-                indices[lane] = T::index(W::entry16(codes) & 31);
-            }
+    }
+}
+
+/// Indices of 32 columns, four in a word; the codes of a step do not cross words.
+#[inline(always)]
+fn expand_fours<T: Int16LookupTile, W: SignCodes>(
+    [low, high]: &[[[u32; LANES]; WORDS]; 2],
+    first_lane: usize,
+    width: usize,
+    indices: &mut [u32],
+) {
+    const { assert!(32 % (W::Int16::<T>::INPUTS * W::BITS) == 0 || T::COLUMNS_PER_WORD == 2) };
+    let mask = W::Int16::<T>::ENTRIES as u16 - 1;
+    for (step, indices) in indices.chunks_exact_mut(width / 4).enumerate() {
+        let bit = step * W::Int16::<T>::INPUTS * W::BITS;
+        let (low, high, shift) = (&low[bit / 32], &high[bit / 32], bit % 32);
+        let index = |word: u32| u32::from(T::index(W::Int16::<T>::entry((word >> shift) as u16) & mask));
+        let indices = &mut indices[first_lane / 4..][..LANES / 2];
+        for (lane, out) in indices.iter_mut().enumerate() {
+            let (first, second) = (index(low[lane]), index(low[lane + LANES / 2]));
+            let (third, fourth) = (index(high[lane]), index(high[lane + LANES / 2]));
+            *out = first | second << 8 | third << 16 | fourth << 24;
         }
     }
 }

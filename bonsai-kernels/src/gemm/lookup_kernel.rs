@@ -1,11 +1,11 @@
 use std::ops::Range;
 
-use super::codes::{Codes, fetch_words};
+use super::codes::fetch_words;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::PlainRows;
+use super::sign_codes::SignCodes;
 use crate::int_tile::LANES;
-use crate::lookup::{Alphabet, ENTRIES, Int16Alphabet, LookupTile, Signs, Trits};
-use crate::weights::{BinaryWeights, TernaryWeights};
+use crate::lookup::{Alphabet, ENTRIES, LookupTile};
 
 /// Full f32 activations times one-bit or ternary weights by table look-up: all signed sums of a few inputs are formed
 /// once, and the bits of their weights pick one. For one-bit weights two instructions then do 80 multiply-accumulates,
@@ -19,39 +19,6 @@ const LONGEST_GROUP: usize = 256;
 /// Whether groups are whole words, and prepared rows end in zeros up to the end of the last group.
 pub(crate) fn takes(group_size: usize) -> bool {
     matches!(group_size, 32 | 64 | 128 | LONGEST_GROUP)
-}
-
-/// Weights whose codes are signs.
-pub(crate) trait SignCodes: Codes {
-    type Alphabet: Int16Alphabet;
-    /// The table entry of the codes in the low bits; bits above them are left as they come.
-    fn entry(codes: u32) -> u32;
-    /// The same, of 16 bits.
-    fn entry16(codes: u16) -> u16;
-}
-
-impl SignCodes for BinaryWeights {
-    type Alphabet = Signs;
-    #[inline(always)]
-    fn entry(codes: u32) -> u32 {
-        codes
-    }
-    #[inline(always)]
-    fn entry16(codes: u16) -> u16 {
-        codes
-    }
-}
-
-impl SignCodes for TernaryWeights {
-    type Alphabet = Trits;
-    #[inline(always)]
-    fn entry(codes: u32) -> u32 {
-        (codes & 3) + (codes >> 2 & 3) * 3 + (codes >> 4 & 3) * 9
-    }
-    #[inline(always)]
-    fn entry16(codes: u16) -> u16 {
-        (codes & 3) + (codes >> 2 & 3) * 3 + (codes >> 4 & 3) * 9
-    }
 }
 
 /// Steps that cover `depth` inputs of these weights.

@@ -4,7 +4,7 @@ mod codes;
 mod driver;
 mod epilogue;
 mod f32_kernel;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod int16_lookup_kernel;
 mod int_kernel;
 #[cfg(target_arch = "x86_64")]
@@ -13,6 +13,8 @@ mod microkernel;
 mod precision;
 pub mod reference;
 mod rows;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod sign_codes;
 
 pub use epilogue::Epilogue;
 pub use precision::ActivationPrecision;
@@ -29,7 +31,7 @@ use crate::weights::{Weights, each_kind};
 use driver::PreparedRows;
 use f32_kernel::F32Kernel;
 use int_kernel::IntKernel;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use int16_lookup_kernel::Int16LookupKernel;
 #[cfg(target_arch = "x86_64")]
 use lookup_kernel::LookupKernel;
@@ -113,6 +115,16 @@ macro_rules! with_kernel {
                 let $kernel = Int16LookupKernel(t);
                 $body
             }),
+            #[cfg(target_arch = "x86_64")]
+            Choice::Int16WordLookup(t) => each_sign_kind!(weights, $w => {
+                let $kernel = Int16LookupKernel(t);
+                $body
+            }),
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+            Choice::Int16ByteLookup(t) => each_sign_kind!(weights, $w => {
+                let $kernel = Int16LookupKernel(t);
+                $body
+            }),
             Choice::Int16Dot => with_int_kernel!(isa, weights, Int16Rows, |$kernel, $w| $body),
             Choice::Int8Dot => with_int_kernel!(isa, weights, Int8Rows::<false>, |$kernel, $w| $body),
             Choice::Int8RowDot => with_int_kernel!(isa, weights, Int8Rows::<true>, |$kernel, $w| $body),
@@ -126,7 +138,7 @@ macro_rules! with_kernel {
 use with_kernel;
 
 /// Calls `$body` with `$w` bound to binary or ternary weights.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! each_sign_kind {
     ($weights:expr, $w:ident => $body:expr) => {
         match $weights {
@@ -136,7 +148,7 @@ macro_rules! each_sign_kind {
         }
     };
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use each_sign_kind;
 
 /// Calls `$body` with the integer kernel of the best tile of `$isa`, and `$w` bound to weights of codes.
@@ -149,6 +161,14 @@ macro_rules! with_int_kernel {
             (Isa::Avx512Bf16(t), _) => {
                 each_code_kind!($weights, $w => { let $kernel = IntKernel(t.lower(), $rows); $body })
             }
+            #[cfg(target_arch = "x86_64")]
+            (Isa::AvxVnni(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            #[cfg(target_arch = "aarch64")]
+            (Isa::Neon(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            #[cfg(target_arch = "aarch64")]
+            (Isa::DotProd(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            #[cfg(target_arch = "aarch64")]
+            (Isa::I8mm(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
             (_, Vectors::Portable(t)) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
             #[cfg(target_arch = "x86_64")]
             (_, Vectors::Avx2(t)) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
@@ -181,6 +201,12 @@ enum Choice {
     F32Lookup(crate::isa::Avx512),
     #[cfg(target_arch = "x86_64")]
     Int16Lookup(crate::isa::Avx512Vnni),
+    #[cfg(target_arch = "x86_64")]
+    Int16WordLookup(crate::isa::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Int16ByteLookup(crate::isa::Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Int16ByteLookup(crate::isa::Neon),
     Int16Dot,
     Int8Dot,
     Int8RowDot,
@@ -203,8 +229,21 @@ impl Choice {
                 (P::Int16, Isa::Avx512Bf16(t), _) if int16_lookup_kernel::takes(group_size) => {
                     return Self::Int16Lookup(t.lower());
                 }
+                (P::Int16, Isa::Avx512(t), _) if int16_lookup_kernel::takes(group_size) => {
+                    return Self::Int16WordLookup(t);
+                }
+                (P::Int16, _, Vectors::Avx2(t)) if int16_lookup_kernel::takes(group_size) => {
+                    return Self::Int16ByteLookup(t);
+                }
                 _ => {}
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if matches!(weights, Weights::Binary(_) | Weights::Ternary(_))
+            && let (P::Int16, Some(t)) = (precision, isa.neon())
+            && int16_lookup_kernel::takes(group_size)
+        {
+            return Self::Int16ByteLookup(t);
         }
         match precision {
             _ if !codes::takes(group_size) => Self::F32Fma,

@@ -1,64 +1,321 @@
-//! Integer products on AVX-512 with VNNI: 6 rows by 4 vectors of sums.
+//! Integer products on vectors of 256 and 512 bits: 6 rows by as many vectors of sums as registers allow.
+//!
+//! VNNI adds four products of bytes, or two of 16 bits, straight to 32-bit sums. Without it `vpmaddwd` takes an addition
+//! of its own, and `vpmaddubsw` sums bytes into 16 bits, where they stay as long as they fit.
 #![expect(unsafe_code, reason = "loads and stores of vectors")]
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
-use crate::int_tile::{Bytes, Digits, IntBlock, IntTile, LANES, Pairs, Products};
-use crate::isa::Avx512Vnni;
+use crate::int_tile::{Bytes, Digits, IntBlock, IntTile, LANES, LARGEST_BYTE, Pairs, Products, plain_spread};
+use crate::isa::{Avx2, Avx512, Avx512Vnni, AvxVnni, Token};
 
 const MR: usize = 6;
 
-/// What differs between 16-bit and 8-bit activations.
-trait Vnni: Products {
-    /// Adds the products of `x` with digits to sums, lane by lane.
+/// How products are summed on vectors `V` of instruction set `T`.
+trait Dot<T, V>: Products {
+    /// Steps of digits up to `largest` whose products 16-bit sums hold; 0 where there are no such sums.
+    fn narrow_steps(_largest: i32) -> usize {
+        0
+    }
+
+    /// Adds products of `x` with digits to 16-bit sums.
     ///
     /// # Safety
-    /// The CPU must have AVX-512 VNNI.
-    unsafe fn dot(sums: __m512i, digits: __m512i, x: __m512i) -> __m512i;
-}
-
-impl Vnni for Pairs {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dot(sums: __m512i, digits: __m512i, x: __m512i) -> __m512i {
-        _mm512_dpwssd_epi32(sums, digits, x)
-    }
-}
-
-impl Vnni for Bytes {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dot(sums: __m512i, digits: __m512i, x: __m512i) -> __m512i {
-        _mm512_dpbusd_epi32(sums, digits, x)
-    }
-}
-
-impl<P: Vnni> IntTile<P> for Avx512Vnni {
-    const MR: usize = MR;
-    const WIDTHS: &'static [usize] = &[16, 32, 64];
-
-    #[inline(always)]
-    fn spread(self, digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
-        let steps_per_word = 32 / digits.bits / P::DEPTH;
-        assert!(words.len() * steps_per_word >= panel.len().div_ceil(stride), "words of codes");
-        assert!(stride >= LANES && (panel.len() % stride).is_multiple_of(LANES), "a panel of whole vectors");
-        // SAFETY: the token proves the instructions; the lengths were checked.
-        unsafe { spread::<P>(digits, words, panel, stride) }
+    /// The CPU must be of this instruction set.
+    unsafe fn narrow(_: V, _: V, _: V) -> V {
+        unreachable!("no 16-bit sums")
     }
 
-    #[inline(always)]
-    fn multiply(self, block: IntBlock<'_, P::Row>, acc: &mut [f32]) {
-        let panels = block.checked_panels(MR, P::DEPTH, acc);
-        // SAFETY: the token proves the instructions; the lengths were checked.
-        unsafe {
-            match block.width {
-                64 => multiply::<P, 4>(block, panels, acc.as_mut_ptr()),
-                32 => multiply::<P, 2>(block, panels, acc.as_mut_ptr()),
-                16 => multiply::<P, 1>(block, panels, acc.as_mut_ptr()),
-                width => unreachable!("no panel of {width} columns on this instruction set"),
+    /// Adds products of `x` with digits to 32-bit sums.
+    ///
+    /// # Safety
+    /// The CPU must be of this instruction set.
+    unsafe fn dot(sums: V, digits: V, x: V) -> V;
+}
+
+macro_rules! vnni_dot {
+    ($products:ty, $token:ty, $vector:ty, $features:literal, $dot:ident) => {
+        impl Dot<$token, $vector> for $products {
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn dot(sums: $vector, digits: $vector, x: $vector) -> $vector {
+                $dot(sums, digits, x)
             }
         }
-    }
+    };
+}
+
+vnni_dot!(Pairs, Avx512Vnni, __m512i, "avx512f,avx512vnni", _mm512_dpwssd_epi32);
+vnni_dot!(Bytes, Avx512Vnni, __m512i, "avx512f,avx512vnni", _mm512_dpbusd_epi32);
+vnni_dot!(Pairs, AvxVnni, __m256i, "avx2,avxvnni", _mm256_dpwssd_avx_epi32);
+vnni_dot!(Bytes, AvxVnni, __m256i, "avx2,avxvnni", _mm256_dpbusd_avx_epi32);
+
+macro_rules! madd_dot {
+    (
+        $token:ty, $vector:ty, $features:literal, $add16:ident, $add32:ident, $madd:ident, $maddubs:ident,
+        $slli16:ident, $srai16:ident, $srli16:ident, $and:ident, $splat16:ident
+    ) => {
+        impl Dot<$token, $vector> for Pairs {
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn dot(sums: $vector, digits: $vector, x: $vector) -> $vector {
+                $add32(sums, $madd(digits, x))
+            }
+        }
+
+        impl Dot<$token, $vector> for Bytes {
+            /// A step adds two products of at most `127 * largest`, and no product pair may saturate.
+            fn narrow_steps(largest: i32) -> usize {
+                (i32::from(i16::MAX) / (2 * LARGEST_BYTE * largest)) as usize
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn narrow(sums: $vector, digits: $vector, x: $vector) -> $vector {
+                $add16(sums, $maddubs(digits, x))
+            }
+
+            /// Even and odd bytes apart, each made 16 bits.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn dot(sums: $vector, digits: $vector, x: $vector) -> $vector {
+                let even = $madd($and(digits, $splat16(0xff)), $srai16::<8>($slli16::<8>(x)));
+                let odd = $madd($srli16::<8>(digits), $srai16::<8>(x));
+                $add32(sums, $add32(even, odd))
+            }
+        }
+    };
+}
+
+madd_dot!(
+    Avx2,
+    __m256i,
+    "avx2",
+    _mm256_add_epi16,
+    _mm256_add_epi32,
+    _mm256_madd_epi16,
+    _mm256_maddubs_epi16,
+    _mm256_slli_epi16,
+    _mm256_srai_epi16,
+    _mm256_srli_epi16,
+    _mm256_and_si256,
+    _mm256_set1_epi16
+);
+madd_dot!(
+    Avx512,
+    __m512i,
+    "avx512f,avx512bw",
+    _mm512_add_epi16,
+    _mm512_add_epi32,
+    _mm512_madd_epi16,
+    _mm512_maddubs_epi16,
+    _mm512_slli_epi16,
+    _mm512_srai_epi16,
+    _mm512_srli_epi16,
+    _mm512_and_si512,
+    _mm512_set1_epi16
+);
+
+/// The tile for vectors of `$lanes` sums, with panels of `$vectors` vectors.
+macro_rules! int_tile {
+    (
+        $token:ty, $module:ident, $features:literal, $vector:ident, $lanes:literal, [$($vectors:literal),+], $spread:expr,
+        $zero:ident, $load:ident, $splat:ident, $splat16:ident, $add:ident, $madd:ident, $float:ident,
+        $load_floats:ident, $store_floats:ident, $splat_float:ident, $mul:ident, $fma:ident
+    ) => {
+        impl<P: Dot<$token, $vector>> IntTile<P> for $token {
+            const MR: usize = MR;
+            const WIDTHS: &'static [usize] = &[$($vectors * $lanes),+];
+
+            #[inline(always)]
+            fn spread(self, digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
+                $spread(self, PhantomData::<P>, digits, words, panel, stride);
+            }
+
+            #[inline(always)]
+            fn multiply(self, block: IntBlock<'_, P::Row>, acc: &mut [f32]) {
+                let panels = block.checked_panels(MR, P::DEPTH, acc);
+                let narrow_steps = P::narrow_steps(block.largest);
+                match block.width / $lanes {
+                    $($vectors if block.width == $vectors * $lanes => {
+                        for panel in 0..panels {
+                            // SAFETY: the token proves the instructions; the lengths were checked for all panels.
+                            unsafe {
+                                let digits = block.panels.as_ptr().add(panel * block.panel_len());
+                                let acc = acc.as_mut_ptr().add(panel * MR * block.width);
+                                if narrow_steps > 0 {
+                                    $module::multiply::<P, $vectors, true>(&block, narrow_steps, digits, acc);
+                                } else {
+                                    $module::multiply::<P, $vectors, false>(&block, block.steps, digits, acc);
+                                }
+                            }
+                        }
+                    })+
+                    _ => unreachable!("no panel of {} columns on this instruction set", block.width),
+                }
+            }
+        }
+
+        mod $module {
+            use super::*;
+
+            /// # Safety
+            /// `block` was checked for `MR` rows; `digits` begins one of its panels, of `NV` vectors, and `acc` holds
+            /// its tile. With `NARROW`, so many `steps` fit 16-bit sums.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn multiply<P: Dot<$token, $vector>, const NV: usize, const NARROW: bool>(
+                block: &IntBlock<'_, P::Row>,
+                steps: usize,
+                digits: *const u32,
+                acc: *mut f32,
+            ) {
+                let rows = block.rows.as_ptr();
+                let mut sums = [[$zero(); NV]; MR];
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    *sums = [$splat(block.starts[m]); NV];
+                }
+                let mut first = 0;
+                while first < block.steps {
+                    let end = block.steps.min(first + steps);
+                    let mut part = if NARROW { [[$zero(); NV]; MR] } else { sums };
+                    for step in first..end {
+                        // SAFETY: `step < steps`, `m < MR` and `n < NV` stay inside the lengths that were checked.
+                        unsafe {
+                            let digits: [$vector; NV] =
+                                std::array::from_fn(|n| $load(digits.add((step * NV + n) * $lanes).cast()));
+                            for (m, part) in part.iter_mut().enumerate() {
+                                let x = rows.add(m * block.row_stride).cast::<i32>().add(step).read_unaligned();
+                                let x = $splat(x);
+                                for (sum, digits) in part.iter_mut().zip(digits) {
+                                    *sum = if NARROW { P::narrow(*sum, digits, x) } else { P::dot(*sum, digits, x) };
+                                }
+                            }
+                        }
+                    }
+                    if NARROW {
+                        for (sum, part) in sums.as_flattened_mut().iter_mut().zip(part.as_flattened()) {
+                            *sum = $add(*sum, $madd(*part, $splat16(1)));
+                        }
+                    } else {
+                        sums = part;
+                    }
+                    first = end;
+                }
+                // SAFETY: scales stand behind the digits, biases behind the scales.
+                let scales = unsafe { digits.add(block.steps * NV * $lanes).cast::<f32>() };
+                for (m, sums) in sums.iter().enumerate() {
+                    let row_scale = $splat_float(block.row_scales[m]);
+                    for (n, &sum) in sums.iter().enumerate() {
+                        // SAFETY: as above.
+                        unsafe {
+                            let at = acc.add((m * NV + n) * $lanes);
+                            let scale = $mul($load_floats(scales.add(n * $lanes)), row_scale);
+                            $store_floats(at, $fma($float(sum), scale, $load_floats(at)));
+                        }
+                    }
+                }
+                if block.biased {
+                    for m in 0..MR {
+                        let factor = $splat_float(block.row_sums[m] as f32 * block.row_scales[m]);
+                        for n in 0..NV {
+                            // SAFETY: as above.
+                            unsafe {
+                                let at = acc.add((m * NV + n) * $lanes);
+                                let bias = $load_floats(scales.add((NV + n) * $lanes));
+                                $store_floats(at, $fma(factor, bias, $load_floats(at)));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+macro_rules! int_tile_256 {
+    ($token:ty, $module:ident, $features:literal) => {
+        int_tile!(
+            $token,
+            $module,
+            $features,
+            __m256i,
+            8,
+            [2],
+            shifted_spread,
+            _mm256_setzero_si256,
+            _mm256_loadu_si256,
+            _mm256_set1_epi32,
+            _mm256_set1_epi16,
+            _mm256_add_epi32,
+            _mm256_madd_epi16,
+            _mm256_cvtepi32_ps,
+            _mm256_loadu_ps,
+            _mm256_storeu_ps,
+            _mm256_set1_ps,
+            _mm256_mul_ps,
+            _mm256_fmadd_ps
+        );
+    };
+}
+
+macro_rules! int_tile_512 {
+    ($token:ty, $module:ident, $features:literal, $spread:expr) => {
+        int_tile!(
+            $token,
+            $module,
+            $features,
+            __m512i,
+            16,
+            [1, 2, 4],
+            $spread,
+            _mm512_setzero_si512,
+            _mm512_loadu_si512,
+            _mm512_set1_epi32,
+            _mm512_set1_epi16,
+            _mm512_add_epi32,
+            _mm512_madd_epi16,
+            _mm512_cvtepi32_ps,
+            _mm512_loadu_ps,
+            _mm512_storeu_ps,
+            _mm512_set1_ps,
+            _mm512_mul_ps,
+            _mm512_fmadd_ps
+        );
+    };
+}
+
+int_tile_256!(Avx2, avx2, "avx2,fma");
+int_tile_256!(AvxVnni, avx_vnni, "avx2,fma,avxvnni");
+int_tile_512!(Avx512, avx512, "avx512f,avx512bw", shifted_spread);
+int_tile_512!(Avx512Vnni, avx512_vnni, "avx512f,avx512bw,avx512vnni", multishift_spread);
+
+#[inline(always)]
+fn shifted_spread<T: Token, P: Products>(
+    isa: T,
+    _: PhantomData<P>,
+    digits: Digits,
+    words: &[[u32; LANES]],
+    panel: &mut [u32],
+    stride: usize,
+) {
+    isa.run(|| plain_spread::<P>(digits, words, panel, stride));
+}
+
+#[inline(always)]
+fn multishift_spread<P: Products>(
+    _: Avx512Vnni,
+    _: PhantomData<P>,
+    digits: Digits,
+    words: &[[u32; LANES]],
+    panel: &mut [u32],
+    stride: usize,
+) {
+    let steps_per_word = 32 / digits.bits / P::DEPTH;
+    assert!(words.len() * steps_per_word >= panel.len().div_ceil(stride), "words of codes");
+    assert!(stride >= LANES && (panel.len() % stride).is_multiple_of(LANES), "a panel of whole vectors");
+    // SAFETY: the token proves the instructions; the lengths were checked.
+    unsafe { spread::<P>(digits, words, panel, stride) }
 }
 
 /// Each byte of a digit takes the eight bits from where its code begins, and keeps those that are the code's.
@@ -66,7 +323,7 @@ impl<P: Vnni> IntTile<P> for Avx512Vnni {
 /// # Safety
 /// `words` has one word for each `32 / bits / DEPTH` rows of the panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn spread<P: Vnni>(digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
+unsafe fn spread<P: Products>(digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
     let bytes_per_digit = 4 / P::DEPTH;
     let (mut from, mut keep) = ([0u8; 64], [0u8; 64]);
     for (i, (from, keep)) in from.iter_mut().zip(&mut keep).enumerate() {
@@ -97,76 +354,6 @@ unsafe fn spread<P: Vnni>(digits: Digits, words: &[[u32; LANES]], panel: &mut [u
                 _ => _mm512_sub_epi16(codes, zero),
             };
             _mm512_storeu_si512(panel[..LANES].as_mut_ptr().cast(), signed);
-        }
-    }
-}
-
-/// # Safety
-/// `block` was checked for `MR` rows and holds `panels` panels of `16 * NV` columns, `acc` as many tiles.
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn multiply<P: Vnni, const NV: usize>(block: IntBlock<'_, P::Row>, panels: usize, acc: *mut f32) {
-    for panel in 0..panels {
-        // SAFETY: what the caller promised, for one panel.
-        unsafe {
-            let digits = block.panels.as_ptr().add(panel * block.panel_len());
-            multiply_panel::<P, NV>(&block, digits, acc.add(panel * MR * NV * LANES));
-        }
-    }
-}
-
-/// # Safety
-/// As [`multiply`], for the panel that begins at `digits`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn multiply_panel<P: Vnni, const NV: usize>(
-    block: &IntBlock<'_, P::Row>,
-    digits: *const u32,
-    acc: *mut f32,
-) {
-    let rows = block.rows.as_ptr();
-    let mut sums = [[_mm512_setzero_si512(); NV]; MR];
-    for (m, sums) in sums.iter_mut().enumerate() {
-        *sums = [_mm512_set1_epi32(block.starts[m]); NV];
-    }
-    for step in 0..block.steps {
-        // SAFETY: `step < steps`, `m < MR` and `n < NV` stay inside the lengths that were checked.
-        unsafe {
-            let digits: [__m512i; NV] =
-                std::array::from_fn(|n| _mm512_loadu_si512(digits.add((step * NV + n) * LANES).cast()));
-            for (m, sums) in sums.iter_mut().enumerate() {
-                let x = rows.add(m * block.row_stride).cast::<i32>().add(step).read_unaligned();
-                let x = _mm512_set1_epi32(x);
-                for (sum, digits) in sums.iter_mut().zip(digits) {
-                    *sum = P::dot(*sum, digits, x);
-                }
-            }
-        }
-    }
-    // SAFETY: scales stand behind the digits, biases behind the scales.
-    let scales = unsafe { digits.add(block.steps * NV * LANES).cast::<f32>() };
-    for (m, sums) in sums.iter().enumerate() {
-        let row_scale = _mm512_set1_ps(block.row_scales[m]);
-        for (n, &sum) in sums.iter().enumerate() {
-            // SAFETY: as above.
-            unsafe {
-                let at = acc.add((m * NV + n) * LANES);
-                let scale = _mm512_mul_ps(_mm512_loadu_ps(scales.add(n * LANES)), row_scale);
-                let product = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_loadu_ps(at));
-                _mm512_storeu_ps(at, product);
-            }
-        }
-    }
-    if block.biased {
-        for m in 0..MR {
-            let factor = _mm512_set1_ps(block.row_sums[m] as f32 * block.row_scales[m]);
-            for n in 0..NV {
-                // SAFETY: as above.
-                unsafe {
-                    let at = acc.add((m * NV + n) * LANES);
-                    let bias = _mm512_loadu_ps(scales.add((NV + n) * LANES));
-                    _mm512_storeu_ps(at, _mm512_fmadd_ps(factor, bias, _mm512_loadu_ps(at)));
-                }
-            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Kernels that name instructions of x86-64.
 
 mod dot;
+mod int16_byte_lookup;
 mod int16_lookup;
 mod int_tile;
 mod lookup;
