@@ -1,7 +1,9 @@
 //! The inner product of integers: a few rows of activations times a narrow panel of digits.
 
+use std::marker::PhantomData;
+
 use crate::aligned::Element;
-use crate::isa::Token;
+use crate::isa::{Token, Work};
 
 /// No tile has more rows.
 pub(crate) const MOST_ROWS: usize = 12;
@@ -119,7 +121,7 @@ pub(crate) trait IntTile<P: Products>: Token {
     /// word, as many as fit into `panel`.
     #[inline(always)]
     fn spread(self, digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
-        self.run(|| plain_spread::<P>(digits, words, panel, stride));
+        self.work(Spread { products: PhantomData::<P>, digits, words, panel, stride });
     }
 
     /// For each panel, `acc[panel][m][n] += row_scales[m] * (scales[n] * (starts[m] + sum_k x[m][k] digit[k][n]) + biases[n] * row_sums[m])`,
@@ -137,37 +139,45 @@ pub(crate) trait IntTile<P: Products>: Token {
 }
 
 /// [`IntTile::spread`] in shifts that all vectors have: four codes are parted in pairs, and pairs in codes.
-#[inline(always)]
-pub(crate) fn plain_spread<P: Products>(
+struct Spread<'a, P> {
+    products: PhantomData<P>,
     digits: Digits,
-    words: &[[u32; LANES]],
-    panel: &mut [u32],
+    words: &'a [[u32; LANES]],
+    panel: &'a mut [u32],
     stride: usize,
-) {
-    let Digits { bits, step, zero } = digits;
-    let steps_per_word = 32 / bits / P::DEPTH;
-    let slot = 32 / P::DEPTH;
-    // one in every slot, and in its top bit
-    let ones = (0..P::DEPTH).fold(0u32, |ones, j| ones | 1 << (j * slot));
-    let tops = ones << (slot - 1);
-    let zeros = zero as u32 * ones;
-    let code = u32::MAX >> (32 - bits);
-    let pair = code << bits | code;
-    // one code of each pair
-    let keep = code * if P::DEPTH == 4 { 0x0001_0001 } else { 1 };
-    for (i, panel) in panel.chunks_mut(stride).enumerate() {
-        let words = &words[i / steps_per_word];
-        let first = i % steps_per_word * P::DEPTH * bits;
-        let panel: &mut [u32; LANES] = panel.first_chunk_mut().expect("a panel of whole vectors");
-        for (out, word) in panel.iter_mut().zip(words) {
-            let mut codes = word >> first;
-            if P::DEPTH == 4 {
-                codes = codes & pair | (codes >> (2 * bits) & pair) << 16;
+}
+
+impl<P: Products> Work for Spread<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let Self { digits, words, panel, stride, .. } = self;
+        let Digits { bits, step, zero } = digits;
+        let steps_per_word = 32 / bits / P::DEPTH;
+        let slot = 32 / P::DEPTH;
+        // one in every slot, and in its top bit
+        let ones = (0..P::DEPTH).fold(0u32, |ones, j| ones | 1 << (j * slot));
+        let tops = ones << (slot - 1);
+        let zeros = zero as u32 * ones;
+        let code = u32::MAX >> (32 - bits);
+        let pair = code << bits | code;
+        // one code of each pair
+        let keep = code * if P::DEPTH == 4 { 0x0001_0001 } else { 1 };
+        for (i, panel) in panel.chunks_mut(stride).enumerate() {
+            let words = &words[i / steps_per_word];
+            let first = i % steps_per_word * P::DEPTH * bits;
+            let panel: &mut [u32; LANES] = panel.first_chunk_mut().expect("a panel of whole vectors");
+            for (out, word) in panel.iter_mut().zip(words) {
+                let mut codes = word >> first;
+                if P::DEPTH == 4 {
+                    codes = codes & pair | (codes >> (2 * bits) & pair) << 16;
+                }
+                codes = codes & keep | (codes >> bits & keep) << slot;
+                let spread = codes << step.trailing_zeros();
+                // the top bit of a slot keeps a subtraction from borrowing from the next
+                *out = if P::SIGNED { ((spread | tops) - zeros) ^ tops } else { spread };
             }
-            codes = codes & keep | (codes >> bits & keep) << slot;
-            let spread = codes << step.trailing_zeros();
-            // the top bit of a slot keeps a subtraction from borrowing from the next
-            *out = if P::SIGNED { ((spread | tops) - zeros) ^ tops } else { spread };
         }
     }
 }

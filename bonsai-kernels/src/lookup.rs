@@ -118,6 +118,11 @@ pub(crate) trait Int16Alphabet: Alphabet + 'static {
     const EIGHTHS: bool;
     /// The entry of the codes in the low bits; only bits below `ENTRIES` count.
     fn entry(codes: u16) -> u16;
+    /// The entries of four codes of four bits, each in a byte.
+    #[inline(always)]
+    fn entries(codes: u32) -> u32 {
+        u32::from_le_bytes(codes.to_le_bytes().map(|code| Self::entry(code.into()) as u8))
+    }
 }
 
 /// `2 x0, 2 x1, 2 x2, 0`, then the four signed sums of `x3, x4`, less `x0 + x1 + x2`: an entry picks one of the sums, and
@@ -184,6 +189,11 @@ impl Int16Alphabet for FourSigns {
     fn entry(codes: u16) -> u16 {
         codes
     }
+
+    #[inline(always)]
+    fn entries(codes: u32) -> u32 {
+        codes
+    }
 }
 
 /// The addend for digit `j` to base 3 of an entry, where the `inputs` inputs stand first, then the same negated.
@@ -246,6 +256,11 @@ impl Int16Alphabet for TwoTrits {
     #[inline(always)]
     fn entry(codes: u16) -> u16 {
         (codes & 3) + (codes >> 2 & 3) * 3
+    }
+
+    #[inline(always)]
+    fn entries(codes: u32) -> u32 {
+        (codes & 0x0303_0303) + (codes >> 2 & 0x0303_0303) * 3
     }
 }
 

@@ -229,7 +229,7 @@ fn expand_pairs<T: Int16LookupTile, W: SignCodes>(
     }
 }
 
-/// Indices of 32 columns, four in a word; the codes of a step do not cross words.
+/// Indices of 32 columns, four in a word, where a step has codes of four bits.
 #[inline(always)]
 fn expand_fours<T: Int16LookupTile, W: SignCodes>(
     [low, high]: &[[[u32; LANES]; WORDS]; 2],
@@ -237,17 +237,28 @@ fn expand_fours<T: Int16LookupTile, W: SignCodes>(
     width: usize,
     indices: &mut [u32],
 ) {
-    const { assert!(32 % (W::Int16::<T>::INPUTS * W::BITS) == 0 || T::COLUMNS_PER_WORD == 2) };
-    let mask = W::Int16::<T>::ENTRIES as u16 - 1;
-    for (step, indices) in indices.chunks_exact_mut(width / 4).enumerate() {
-        let bit = step * W::Int16::<T>::INPUTS * W::BITS;
-        let (low, high, shift) = (&low[bit / 32], &high[bit / 32], bit % 32);
-        let index = |word: u32| u32::from(T::index(W::Int16::<T>::entry((word >> shift) as u16) & mask));
-        let indices = &mut indices[first_lane / 4..][..LANES / 2];
-        for (lane, out) in indices.iter_mut().enumerate() {
-            let (first, second) = (index(low[lane]), index(low[lane + LANES / 2]));
-            let (third, fourth) = (index(high[lane]), index(high[lane + LANES / 2]));
-            *out = first | second << 8 | third << 16 | fourth << 24;
+    const COLUMNS: usize = LANES / 2;
+    const { assert!(T::COLUMNS_PER_WORD != 4 || W::Int16::<T>::INPUTS * W::BITS == 4) };
+    // the even, then the odd 16-bit pieces of a word
+    let pieces = |a: u32, b: u32| [a & 0xffff | b << 16, a >> 16 | b & 0xffff_0000];
+    let bytes =
+        |a: u32, b: u32| [a & 0x00ff_00ff | (b & 0x00ff_00ff) << 8, a >> 8 & 0x00ff_00ff | b & 0xff00_ff00];
+    for ((low, high), indices) in low.iter().zip(high).zip(indices.chunks_mut(8 * width / 4)) {
+        // the four columns of a lane side by side, byte for byte
+        let mut bytes_of = [[0u32; COLUMNS]; 4];
+        for lane in 0..COLUMNS {
+            let [first, second] = bytes(low[lane], low[lane + COLUMNS]);
+            let [third, fourth] = bytes(high[lane], high[lane + COLUMNS]);
+            let ([zero, two], [one, three]) = (pieces(first, third), pieces(second, fourth));
+            for (of_lane, word) in bytes_of.iter_mut().zip([zero, one, two, three]) {
+                of_lane[lane] = word;
+            }
+        }
+        for (step, indices) in indices.chunks_exact_mut(width / 4).enumerate() {
+            let indices = &mut indices[first_lane / 4..][..COLUMNS];
+            for (out, codes) in indices.iter_mut().zip(bytes_of[step / 2]) {
+                *out = W::Int16::<T>::entries(codes >> (4 * (step % 2)) & 0x0f0f_0f0f);
+            }
         }
     }
 }

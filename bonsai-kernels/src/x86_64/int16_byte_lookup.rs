@@ -73,7 +73,10 @@ unsafe fn build<A: Int16Alphabet>(steps: usize, rows: *const i16, row_stride: us
         for step in 0..steps {
             // SAFETY: `m < MR` and `step < steps`; what is read behind a short step is there, and not picked.
             unsafe {
-                let laid_out = _mm_loadu_si128(rows.add(m * row_stride + step * A::STEP).cast());
+                let step_at = rows.add(m * row_stride + step * A::STEP);
+                // the row of the next tile
+                _mm_prefetch::<_MM_HINT_T0>(step_at.wrapping_add(MR * row_stride).cast());
+                let laid_out = _mm_loadu_si128(step_at.cast());
                 let laid_out = _mm256_broadcastsi128_si256(laid_out);
                 let mut entries = _mm256_shuffle_epi8(laid_out, picks[0]);
                 for &pick in &picks[1..A::ADDENDS] {

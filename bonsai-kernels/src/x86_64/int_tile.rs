@@ -5,10 +5,9 @@
 #![expect(unsafe_code, reason = "loads and stores of vectors")]
 
 use std::arch::x86_64::*;
-use std::marker::PhantomData;
 
-use crate::int_tile::{Bytes, Digits, IntBlock, IntTile, LANES, LARGEST_BYTE, Pairs, Products, plain_spread};
-use crate::isa::{Avx2, Avx512, Avx512Vnni, AvxVnni, Token};
+use crate::int_tile::{Bytes, Digits, IntBlock, IntTile, LANES, LARGEST_BYTE, Pairs, Products};
+use crate::isa::{Avx2, Avx512, Avx512Vnni, AvxVnni};
 
 const MR: usize = 6;
 
@@ -120,7 +119,7 @@ madd_dot!(
 /// The tile for vectors of `$lanes` sums, with panels of `$vectors` vectors.
 macro_rules! int_tile {
     (
-        $token:ty, $module:ident, $features:literal, $vector:ident, $lanes:literal, [$($vectors:literal),+], $spread:expr,
+        $token:ty, $module:ident, $features:literal, $vector:ident, $lanes:literal, [$($vectors:literal),+], {$($spread:tt)*},
         $zero:ident, $load:ident, $splat:ident, $splat16:ident, $add:ident, $madd:ident, $float:ident,
         $load_floats:ident, $store_floats:ident, $splat_float:ident, $mul:ident, $fma:ident
     ) => {
@@ -128,10 +127,7 @@ macro_rules! int_tile {
             const MR: usize = MR;
             const WIDTHS: &'static [usize] = &[$($vectors * $lanes),+];
 
-            #[inline(always)]
-            fn spread(self, digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
-                $spread(self, PhantomData::<P>, digits, words, panel, stride);
-            }
+            $($spread)*
 
             #[inline(always)]
             fn multiply(self, block: IntBlock<'_, P::Row>, acc: &mut [f32]) {
@@ -242,7 +238,7 @@ macro_rules! int_tile_256 {
             __m256i,
             8,
             [2],
-            shifted_spread,
+            {},
             _mm256_setzero_si256,
             _mm256_loadu_si256,
             _mm256_set1_epi32,
@@ -260,7 +256,7 @@ macro_rules! int_tile_256 {
 }
 
 macro_rules! int_tile_512 {
-    ($token:ty, $module:ident, $features:literal, $spread:expr) => {
+    ($token:ty, $module:ident, $features:literal, {$($spread:tt)*}) => {
         int_tile!(
             $token,
             $module,
@@ -268,7 +264,7 @@ macro_rules! int_tile_512 {
             __m512i,
             16,
             [1, 2, 4],
-            $spread,
+            {$($spread)*},
             _mm512_setzero_si512,
             _mm512_loadu_si512,
             _mm512_set1_epi32,
@@ -287,36 +283,17 @@ macro_rules! int_tile_512 {
 
 int_tile_256!(Avx2, avx2, "avx2,fma");
 int_tile_256!(AvxVnni, avx_vnni, "avx2,fma,avxvnni");
-int_tile_512!(Avx512, avx512, "avx512f,avx512bw", shifted_spread);
-int_tile_512!(Avx512Vnni, avx512_vnni, "avx512f,avx512bw,avx512vnni", multishift_spread);
-
-#[inline(always)]
-fn shifted_spread<T: Token, P: Products>(
-    isa: T,
-    _: PhantomData<P>,
-    digits: Digits,
-    words: &[[u32; LANES]],
-    panel: &mut [u32],
-    stride: usize,
-) {
-    isa.run(|| plain_spread::<P>(digits, words, panel, stride));
-}
-
-#[inline(always)]
-fn multishift_spread<P: Products>(
-    _: Avx512Vnni,
-    _: PhantomData<P>,
-    digits: Digits,
-    words: &[[u32; LANES]],
-    panel: &mut [u32],
-    stride: usize,
-) {
-    let steps_per_word = 32 / digits.bits / P::DEPTH;
-    assert!(words.len() * steps_per_word >= panel.len().div_ceil(stride), "words of codes");
-    assert!(stride >= LANES && (panel.len() % stride).is_multiple_of(LANES), "a panel of whole vectors");
-    // SAFETY: the token proves the instructions; the lengths were checked.
-    unsafe { spread::<P>(digits, words, panel, stride) }
-}
+int_tile_512!(Avx512, avx512, "avx512f,avx512bw", {});
+int_tile_512!(Avx512Vnni, avx512_vnni, "avx512f,avx512bw,avx512vnni", {
+    #[inline(always)]
+    fn spread(self, digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
+        let steps_per_word = 32 / digits.bits / P::DEPTH;
+        assert!(words.len() * steps_per_word >= panel.len().div_ceil(stride), "words of codes");
+        assert!(stride >= LANES && (panel.len() % stride).is_multiple_of(LANES), "a panel of whole vectors");
+        // SAFETY: the token proves the instructions; the lengths were checked.
+        unsafe { spread::<P>(digits, words, panel, stride) }
+    }
+});
 
 /// Each byte of a digit takes the eight bits from where its code begins, and keeps those that are the code's.
 ///
