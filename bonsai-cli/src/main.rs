@@ -7,6 +7,7 @@ mod bytes;
 mod chosen;
 mod engine;
 mod estimate;
+mod eval;
 mod failure;
 mod generate;
 mod info;
@@ -61,6 +62,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Tell the memory and the work that a picture will take, before anything is loaded
     Estimate(estimate::EstimateArgs),
+    /// Judge how much of what prompts ask for a model paints
+    Eval(eval::EvalArgs),
     /// Write a model of random weights: real shapes and formats, no real pictures
     Synth(synthesize::SynthArgs),
 }
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Estimate(args) => estimate::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Synth(args) => synthesize::run(args),
     };
     match done {

@@ -247,6 +247,34 @@ fn the_small_model_is_found_and_named() {
 }
 
 #[test]
+fn eval_judges_what_was_painted() {
+    let site = Site::new();
+    let project = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let eval = |args: &[&str]| {
+        let mut command = site.command();
+        command.current_dir(project).args(["eval", "--count", "4", "-q", "-m"]).arg(&site.model);
+        command.args(args).output().unwrap()
+    };
+    let save = site.work.to_str().unwrap();
+    let table = stdout(&succeeds(eval(&["--save", save])));
+    let words = ["model, 96x64", "held-in", "single object", "binding", "overall", "all at once"];
+    let at: Vec<_> = words.iter().map(|word| table.find(word).expect(word)).collect();
+    assert!(at.is_sorted(), "{table}");
+    assert_eq!(site.files(), ["0000.png", "0001.png", "0002.png", "0003.png"]);
+    let json = stdout(&succeeds(eval(&["--json"])));
+    assert!(json.contains(r#""held_in":{"prompts":2"#), "{json}");
+    let broken = site.work.join("broken.safetensors");
+    fs::write(&broken, b"nothing").unwrap();
+    let output = eval(&["--judge", broken.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("broken.safetensors"), "{}", stderr(&output));
+    // from elsewhere the files have to be named
+    let output = site.bonsai(&["eval"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("--benchmark"), "{}", stderr(&output));
+}
+
+#[test]
 fn pictures_verify() {
     let site = Site::new();
     succeeds(site.generate(&[

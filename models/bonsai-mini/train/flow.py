@@ -126,7 +126,10 @@ def _train(rank, args):
     mean_net, mean_text = copy.deepcopy(net), copy.deepcopy(text)
     if source == out:
         for o, saved in zip(opts, state["opt"]):
+            peaks = [g["peak"] for g in o.param_groups]
             o.load_state_dict(saved)
+            for g, peak in zip(o.param_groups, peaks):
+                g["peak"] = peak  # of this call, not of the checkpoint
         mean_net.load_state_dict(state["net"])
         mean_text.load_state_dict(state["text"])
     means = [p.requires_grad_(False) for m in (mean_net, mean_text) for p in m.parameters()]

@@ -140,8 +140,11 @@ def _train(rank, args):
         state = torch.load(to)
         vae.load_state_dict(state["raw"])
         if state.get("decoder", False) == args.decoder:
-            for o, saved in zip(opts, state["opt"]):
+            for o, saved in zip(opts, state.get("opt", [])):
+                peaks = [g["peak"] for g in o.param_groups]
                 o.load_state_dict(saved)
+                for g, peak in zip(o.param_groups, peaks):
+                    g["peak"] = peak  # of this call, not of the checkpoint
         vae_ema = build()
         vae_ema.load_state_dict(state["vae"])
         named = dict(vae_ema.named_parameters())
