@@ -238,7 +238,13 @@ macro_rules! int_tile_256 {
             __m256i,
             8,
             [2],
-            {},
+            {
+                #[inline(always)]
+                fn spread(self, digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
+                    // SAFETY: the token proves the instructions.
+                    unsafe { shifted_spread::<P>(digits, words, panel, stride) }
+                }
+            },
             _mm256_setzero_si256,
             _mm256_loadu_si256,
             _mm256_set1_epi32,
@@ -283,7 +289,13 @@ macro_rules! int_tile_512 {
 
 int_tile_256!(Avx2, avx2, "avx2,fma");
 int_tile_256!(AvxVnni, avx_vnni, "avx2,fma,avxvnni");
-int_tile_512!(Avx512, avx512, "avx512f,avx512bw", {});
+int_tile_512!(Avx512, avx512, "avx512f,avx512bw", {
+    #[inline(always)]
+    fn spread(self, digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
+        // SAFETY: the token proves the instructions.
+        unsafe { shifted_spread::<P>(digits, words, panel, stride) }
+    }
+});
 int_tile_512!(Avx512Vnni, avx512_vnni, "avx512f,avx512bw,avx512vnni", {
     #[inline(always)]
     fn spread(self, digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
@@ -294,6 +306,48 @@ int_tile_512!(Avx512Vnni, avx512_vnni, "avx512f,avx512bw,avx512vnni", {
         unsafe { spread::<P>(digits, words, panel, stride) }
     }
 });
+
+/// Four codes are parted in pairs, and pairs in codes, as [`IntTile::spread`] does by itself; with uniform shifts, which
+/// the compiler makes many single ones of.
+#[target_feature(enable = "avx2")]
+fn shifted_spread<P: Products>(digits: Digits, words: &[[u32; LANES]], panel: &mut [u32], stride: usize) {
+    let Digits { bits, step, zero } = digits;
+    let steps_per_word = 32 / bits / P::DEPTH;
+    let slot = 32 / P::DEPTH;
+    let splat = |word: u32| _mm256_set1_epi32(word.cast_signed());
+    let count = |bits: usize| _mm_cvtsi32_si128(bits as i32);
+    // one in every slot, and in its top bit
+    let ones = (0..P::DEPTH).fold(0u32, |ones, j| ones | 1 << (j * slot));
+    let (tops, zeros) = (splat(ones << (slot - 1)), splat(zero.cast_unsigned() * ones));
+    let code = u32::MAX >> (32 - bits);
+    let pair = splat(code << bits | code);
+    let keep = splat(code * if P::DEPTH == 4 { 0x0001_0001 } else { 1 });
+    let (by_slot, by_step) = (count(slot), count(step.trailing_zeros() as usize));
+    let (by_code, by_pair) = (count(bits), count(2 * bits));
+    for (i, panel) in panel.chunks_mut(stride).enumerate() {
+        let (words, _) = words[i / steps_per_word].as_chunks::<8>();
+        let first = count(i % steps_per_word * P::DEPTH * bits);
+        let (panel, _) = panel[..LANES].as_chunks_mut::<8>();
+        for (out, word) in panel.iter_mut().zip(words) {
+            // SAFETY: eight words.
+            let mut codes = unsafe { _mm256_srl_epi32(_mm256_loadu_si256(word.as_ptr().cast()), first) };
+            if P::DEPTH == 4 {
+                let upper = _mm256_and_si256(_mm256_srl_epi32(codes, by_pair), pair);
+                codes = _mm256_or_si256(_mm256_and_si256(codes, pair), _mm256_slli_epi32::<16>(upper));
+            }
+            let odd = _mm256_and_si256(_mm256_srl_epi32(codes, by_code), keep);
+            codes = _mm256_or_si256(_mm256_and_si256(codes, keep), _mm256_sll_epi32(odd, by_slot));
+            codes = _mm256_sll_epi32(codes, by_step);
+            if P::SIGNED {
+                // the top bit of a slot keeps a subtraction from borrowing from the next
+                codes = _mm256_sub_epi32(_mm256_or_si256(codes, tops), zeros);
+                codes = _mm256_xor_si256(codes, tops);
+            }
+            // SAFETY: eight words.
+            unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), codes) };
+        }
+    }
+}
 
 /// Each byte of a digit takes the eight bits from where its code begins, and keeps those that are the code's.
 ///
