@@ -19,7 +19,7 @@ impl From<Code> for ExitCode {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     pub code: Code,
     message: String,

@@ -5,6 +5,7 @@
 mod bench;
 mod bytes;
 mod chosen;
+mod doctor;
 mod engine;
 mod estimate;
 mod eval;
@@ -18,6 +19,9 @@ mod print;
 mod progress;
 mod prompt;
 mod resident;
+#[cfg(feature = "pull")]
+mod pull;
+mod record;
 mod seed;
 mod size;
 mod synth;
@@ -38,6 +42,8 @@ Examples:
   bonsai info tree.png            what a picture was made from
   bonsai verify tree.png          paint it again and compare
   bonsai info ~/models/klein-4b   what a model directory holds
+  bonsai pull binary              fetch the 1-bit model
+  bonsai doctor                   what this machine offers, and whether the models are sound
   bonsai synth --preset tiny --out /tmp/tiny && bonsai bench -m /tmp/tiny
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the model or a file is unusable, 130 cancelled.";
@@ -58,12 +64,17 @@ enum Command {
     Info(info::InfoArgs),
     /// Paint a picture again from its own recipe and compare the pixels
     Verify(verify::VerifyArgs),
-    /// Measure the speed and the memory of a model
+    /// Measure the speed and the memory of a model, or the kernels by themselves
     Bench(bench::BenchArgs),
     /// Tell the memory and the work that a picture will take, before anything is loaded
     Estimate(estimate::EstimateArgs),
     /// Judge how much of what prompts ask for a model paints
     Eval(eval::EvalArgs),
+    /// Fetch a published model from the Hugging Face hub
+    #[cfg(feature = "pull")]
+    Pull(pull::PullArgs),
+    /// Tell what this machine offers, what is used of it, and whether the models are sound
+    Doctor(doctor::DoctorArgs),
     /// Write a model of random weights: real shapes and formats, no real pictures
     Synth(synthesize::SynthArgs),
 }
@@ -80,6 +91,9 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Estimate(args) => estimate::run(args),
         Command::Eval(args) => eval::run(args),
+        #[cfg(feature = "pull")]
+        Command::Pull(args) => pull::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Synth(args) => synthesize::run(args),
     };
     match done {

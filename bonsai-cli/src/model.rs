@@ -10,6 +10,15 @@ const VARIABLE: &str = "BONSAI_MODEL";
 /// The small model that the tests of this project run on.
 const SMALL: &str = "golden/model";
 
+/// Environment variable that names the directory of models.
+const MODELS: &str = "BONSAI_MODELS";
+
+/// The directory whose folders are models: the given one, else that of the environment, else `models` right here.
+pub fn models_dir(given: Option<&Path>) -> PathBuf {
+    let named = || std::env::var_os(MODELS).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    given.map(Path::to_owned).or_else(named).unwrap_or_else(|| PathBuf::from("models"))
+}
+
 /// A model directory and how it was found.
 #[derive(Debug)]
 pub struct Choice {

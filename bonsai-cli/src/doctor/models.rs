@@ -1,0 +1,188 @@
+//! The models that commands would find, whether they load, and whether their files are the published ones.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bonsai_core::{CancelToken, Isa, Pipeline, PipelineOptions};
+use serde::Serialize;
+
+use crate::failure::{Code, Failure};
+use crate::model;
+use crate::progress::Progress;
+use crate::record::{self, Record, RecordedFile};
+
+/// Digests of published files, by their sizes.
+const PUBLISHED: [(u64, &str); 3] = [
+    // ternary transformer, MLX pack
+    (1_425_271_472, "b21737bdf02690b7d662907781c4dc8b8bf22a2c98b823b1ca3336f48371a84f"),
+    // ternary transformer in 16-bit numbers
+    (7_751_109_712, "fa5fd18239aadc41d3bec64810479fd3aed5182946f70e2d894f747cf4e35964"),
+    // the VAE of all packs
+    (168_120_878, "ca70d2202afe6415bdbcb8793ba8cd99fd159cfe6192381504d6c4d3036e0f04"),
+];
+
+/// A model directory.
+#[derive(Serialize)]
+pub struct Model {
+    pub path: String,
+    /// What led to it.
+    pub found: String,
+    /// Where it was fetched from: repository and commit.
+    pub source: Option<String>,
+    /// Whether it loads; nothing where that was not tried.
+    pub usable: Option<bool>,
+    pub problems: Vec<String>,
+    pub files: Vec<CheckedFile>,
+}
+
+/// A file of a model.
+#[derive(Serialize)]
+pub struct CheckedFile {
+    pub path: String,
+    pub bytes: u64,
+    pub digest: Verdict,
+}
+
+/// What is known of a file's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// They have the digest that they should.
+    Matches,
+    /// They have another one.
+    Differs,
+    /// The file is not there.
+    Missing,
+    /// Nobody told their digest.
+    Unknown,
+    /// They were not read.
+    Unread,
+}
+
+/// Directories of models, each once, and how they were found.
+pub fn find(given: Option<&Path>, models: &Path) -> Vec<(PathBuf, String)> {
+    let mut found: Vec<(PathBuf, String)> = Vec::new();
+    let mut add = |dir: PathBuf, how: String| {
+        let same = |other: &Path| {
+            other == dir || matches!((other.canonicalize(), dir.canonicalize()), (Ok(a), Ok(b)) if a == b)
+        };
+        if !found.iter().any(|(other, _)| same(other)) {
+            found.push((dir, how));
+        }
+    };
+    let choice = model::choose(given);
+    if let Ok(choice) = &choice {
+        let how = match (given, choice.is_fallback) {
+            (Some(_), _) => "named",
+            (None, true) => "the small test model, used when none is named",
+            (None, false) => "named by BONSAI_MODEL",
+        };
+        add(choice.dir.clone(), how.to_owned());
+    }
+    let mut folders: Vec<_> =
+        fs::read_dir(models).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    folders.sort();
+    for dir in folders.into_iter().filter(|dir| looks_like_a_model(dir)) {
+        add(dir, format!("in {}", models.display()));
+    }
+    found
+}
+
+fn looks_like_a_model(dir: &Path) -> bool {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.into_iter().any(|name| {
+        let name = name.to_string_lossy();
+        name == record::NAME || name == "model_index.json" || name.starts_with("transformer")
+    })
+}
+
+/// Looks at a model; `quick` neither loads it nor reads its files.
+pub fn examine(
+    dir: &Path,
+    found: String,
+    isa: Isa,
+    quick: bool,
+    cancel: &CancelToken,
+    progress: &Progress,
+) -> Result<Model, Failure> {
+    let mut problems = Vec::new();
+    let record = Record::read(dir).unwrap_or_else(|failure| {
+        problems.extend(failure.lines());
+        None
+    });
+    let source = record.as_ref().map(|record| format!("{} at {}", record.repository, record.revision));
+    let expected = match &record {
+        Some(record) => record.files.iter().map(|file| (clone(file), Some(file.sha256.as_str()))).collect(),
+        None => unrecorded(dir),
+    };
+    let total: u64 = expected.iter().map(|(file, _)| file.bytes).sum();
+    let mut done = 0;
+    let mut files = Vec::new();
+    for (file, digest) in expected {
+        let mut at = done;
+        let mut step = |count: u64| {
+            at += count;
+            progress.fraction(at as f64 / total.max(1) as f64, &format!("{}: {}", dir.display(), file.path));
+            if cancel.is_cancelled() { Err(Failure::new(Code::Cancelled, "cancelled")) } else { Ok(()) }
+        };
+        let verdict = verdict(&dir.join(&file.path), &file, digest, quick, &mut step)?;
+        done += file.bytes;
+        match verdict {
+            Verdict::Differs => problems.push(format!("{}: its bytes are not the published ones", file.path)),
+            Verdict::Missing => problems.push(format!("{}: is not there", file.path)),
+            _ => {}
+        }
+        files.push(CheckedFile { path: file.path, bytes: file.bytes, digest: verdict });
+    }
+    let mut usable = None;
+    if !quick {
+        let options = PipelineOptions { threads: Some(1), isa: Some(isa), ..PipelineOptions::default() };
+        let loaded = Pipeline::open_with(dir, &options);
+        usable = Some(loaded.is_ok());
+        problems.extend(loaded.err().map(|error| error.to_string()));
+    }
+    Ok(Model { path: dir.display().to_string(), found, source, usable, problems, files })
+}
+
+fn clone(file: &RecordedFile) -> RecordedFile {
+    RecordedFile { path: file.path.clone(), bytes: file.bytes, sha256: file.sha256.clone() }
+}
+
+/// The weights of a model that nobody left a note about; the digest of those that are known by their size.
+fn unrecorded(dir: &Path) -> Vec<(RecordedFile, Option<&'static str>)> {
+    let list =
+        |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>();
+    let mut paths = list(dir);
+    let inner: Vec<_> = paths.iter().filter(|path| path.is_dir()).flat_map(|path| list(path)).collect();
+    paths.extend(inner);
+    paths.sort();
+    let weights = |path: &PathBuf| {
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
+        path.is_file() && ["safetensors", "gguf", "pt", "pth"].contains(&ending)
+    };
+    let files = paths.into_iter().filter(weights).filter_map(|path| {
+        let bytes = path.metadata().ok()?.len();
+        let name = path.strip_prefix(dir).ok()?.to_string_lossy().replace('\\', "/");
+        let known = PUBLISHED.iter().find(|(size, _)| *size == bytes).map(|(_, digest)| *digest);
+        Some((RecordedFile { path: name, bytes, sha256: String::new() }, known))
+    });
+    files.collect()
+}
+
+fn verdict(
+    path: &Path,
+    file: &RecordedFile,
+    digest: Option<&str>,
+    quick: bool,
+    step: &mut dyn FnMut(u64) -> Result<(), Failure>,
+) -> Result<Verdict, Failure> {
+    let Ok(metadata) = path.metadata() else { return Ok(Verdict::Missing) };
+    let Some(expected) = digest else { return Ok(Verdict::Unknown) };
+    if metadata.len() != file.bytes {
+        return Ok(Verdict::Differs);
+    }
+    if quick {
+        return Ok(Verdict::Unread);
+    }
+    Ok(if record::sha256(path, step)? == expected { Verdict::Matches } else { Verdict::Differs })
+}
