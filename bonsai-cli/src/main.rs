@@ -18,10 +18,10 @@ mod output;
 mod print;
 mod progress;
 mod prompt;
-mod resident;
 #[cfg(feature = "pull")]
 mod pull;
 mod record;
+mod resident;
 mod seed;
 mod size;
 mod synth;
