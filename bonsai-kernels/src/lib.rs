@@ -31,6 +31,7 @@ mod aarch64;
 pub mod activation;
 mod aligned;
 pub mod attention;
+mod bit_tile;
 pub mod ceiling;
 pub mod conv2d;
 mod cpu;

@@ -115,8 +115,18 @@ fn all_kinds(random: &mut Random, rows: usize, cols: usize, group: usize) -> Vec
 #[test]
 fn gemm_of_every_kind_stays_inside_its_bound() {
     let mut random = Random(1);
-    let shapes =
-        [(1, 1, 1), (1, 3, 31), (7, 5, 67), (13, 65, 128), (31, 129, 193), (200, 70, 384), (5, 600, 300)];
+    let shapes = [
+        (1, 1, 1),
+        (1, 3, 31),
+        (2, 66, 40),
+        (3, 5, 97),
+        (4, 65, 130),
+        (7, 5, 67),
+        (13, 65, 128),
+        (31, 129, 193),
+        (200, 70, 384),
+        (5, 600, 300),
+    ];
     for (m, n, k) in shapes {
         // large shapes with fewer groups: emulated CPUs run this too
         let groups: &[usize] = if m * n * k > 500_000 { &[128, 48] } else { &[128, 64, 32, 48] };
@@ -559,6 +569,42 @@ fn swiglu_and_gates_agree_with_their_definition() {
     }
 }
 
+/// Sums of activations rounded to bf16, of full weights, are bounded as those of full activations are.
+#[test]
+fn bf16_activations_stay_inside_their_bound() {
+    let mut random = Random(13);
+    for (m, n, k) in [(1, 3, 31), (13, 65, 128), (7, 131, 259)] {
+        for group in [128, 64, 48] {
+            let mut x = random.matrix(m, k);
+            // halfway between two bf16: to the even one, below and above
+            x[[0, 0]] = 1.003_906_25;
+            x[[0, 1]] = 1.011_718_75;
+            let rounded = x.mapv(|x| half::bf16::from_f32(x).to_f32());
+            assert_eq!((rounded[[0, 0]], rounded[[0, 1]]), (1.0, 1.015_625));
+            for weights in all_kinds(&mut random, n, k, group) {
+                // dense weights meet activations as they are
+                let meant = if matches!(weights, Weights::Dense(_)) { &x } else { &rounded };
+                let (want, magnitude) = gemm::reference::matmul(meant.view(), &weights);
+                for isa in Isa::available() {
+                    let cpu = Cpu::new(isa).with_precision(ActivationPrecision::Bf16);
+                    let mut got = Array2::zeros((m, n));
+                    gemm::matmul(&cpu, x.view(), &weights, got.view_mut(), Epilogue::Store).unwrap();
+                    let roundings = (k + 1 + k.div_ceil(128)) as f64;
+                    for ((got, want), magnitude) in got.iter().zip(&want).zip(&magnitude) {
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(
+                            error <= roundings * UNIT * magnitude,
+                            "{} {} {m}x{n}x{k} group {group}: {got} for {want}",
+                            gemm::kernel_name(isa, ActivationPrecision::Bf16, &weights),
+                            weights.kind()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Rows quantised as the precision says: codes, and the scale of each block of 128.
 fn quantized(x: &Array2<f32>, precision: ActivationPrecision) -> (Array2<i64>, Array2<f64>) {
     const BLOCK: usize = 128;
@@ -577,12 +623,18 @@ fn quantized(x: &Array2<f32>, precision: ActivationPrecision) -> (Array2<i64>, A
             ActivationPrecision::Int16 => row.chunks(BLOCK).map(l1).fold(0.0, f32::max) / 32_700.0,
             ActivationPrecision::Int8 => largest(block) / 127.0,
             ActivationPrecision::Int8Row => largest(&row) / 127.0,
+            ActivationPrecision::Int4 => largest(block) / 7.0,
+            ActivationPrecision::Int2 => largest(block),
+            ActivationPrecision::Binary => {
+                (row.iter().map(|x| f64::from(x.abs())).sum::<f64>() / cols as f64) as f32
+            }
             other => unreachable!("{}", other.name()),
         });
     }
     let codes = Array2::from_shape_fn(x.dim(), |(m, k)| {
         let scale = scales[[m, k / BLOCK]] as f32;
         let quotient = match precision {
+            ActivationPrecision::Binary => return if x[[m, k]] >= 0.0 { 1 } else { -1 },
             ActivationPrecision::Int16 => x[[m, k]] * (1.0 / scale),
             _ => x[[m, k]] / scale,
         };
@@ -591,8 +643,14 @@ fn quantized(x: &Array2<f32>, precision: ActivationPrecision) -> (Array2<i64>, A
     (codes, scales)
 }
 
-const INTEGERS: [ActivationPrecision; 3] =
-    [ActivationPrecision::Int16, ActivationPrecision::Int8, ActivationPrecision::Int8Row];
+const INTEGERS: [ActivationPrecision; 6] = [
+    ActivationPrecision::Int16,
+    ActivationPrecision::Int8,
+    ActivationPrecision::Int8Row,
+    ActivationPrecision::Int4,
+    ActivationPrecision::Int2,
+    ActivationPrecision::Binary,
+];
 
 /// The sums inside a group are exact: with weights whose scales are 1 and whose biases are whole numbers, and activations
 /// that are their own codes, nothing is ever rounded.
@@ -609,12 +667,24 @@ fn integer_sums_are_exact() {
                 let weights = with_whole_scales(&mut random, &kind, group);
                 for precision in INTEGERS {
                     // whole numbers, one of which makes the scale of every block 1, so that they stay what they are
-                    let mut x = Array2::from_shape_fn((m, k), |_| (random.bits() % 201) as f32 - 100.0);
+                    let most = match precision {
+                        ActivationPrecision::Int4 => 7,
+                        ActivationPrecision::Int2 | ActivationPrecision::Binary => 1,
+                        _ => 100,
+                    };
+                    let mut x = Array2::from_shape_fn((m, k), |_| {
+                        (random.bits() % (2 * most + 1)) as f32 - most as f32
+                    });
+                    if precision == ActivationPrecision::Binary {
+                        // there is no zero
+                        x.mapv_inplace(|x| if x == 0.0 { 1.0 } else { x });
+                    }
                     for mut row in x.rows_mut() {
                         for mut block in row.as_slice_mut().unwrap().chunks_mut(128) {
                             match precision {
                                 ActivationPrecision::Int16 => fill_up(&mut block),
-                                _ => block[0] = 127.0,
+                                ActivationPrecision::Int8 | ActivationPrecision::Int8Row => block[0] = 127.0,
+                                _ => block[0] = most as f32,
                             }
                         }
                     }
@@ -687,7 +757,7 @@ fn with_whole_scales(random: &mut Random, weights: &Weights, group: usize) -> We
 #[test]
 fn integer_activations_stay_inside_their_bound() {
     let mut random = Random(12);
-    for (m, n, k) in [(1, 1, 1), (13, 131, 259), (26, 5, 520)] {
+    for (m, n, k) in [(1, 1, 1), (2, 70, 384), (13, 131, 259), (26, 5, 520)] {
         for group in [64, 128, 256] {
             let x = random.matrix(m, k);
             let mut kinds = all_kinds(&mut random, n, k, group);

@@ -51,7 +51,7 @@ impl<F: RowForm> PreparedRows<F> {
                 for (i, x) in x.rows().into_iter().enumerate() {
                     let row = &mut data[i * row_len..][..row_len];
                     let scales = &mut scales[i * scales_len..][..scales_len];
-                    F::prepare(cpu.isa(), contiguous(x.to_slice()), row, scales, spare);
+                    F::prepare_for(cpu.precision(), cpu.isa(), contiguous(x.to_slice()), row, scales, spare);
                 }
                 Ok(())
             },

@@ -1,23 +1,23 @@
 use std::ops::Range;
 
 use super::microkernel::{Microkernel, Tile, TileRows};
-use super::rows::PlainRows;
+use super::rows::F32Rows;
 use crate::tile::{F32Tile, with_width};
 use crate::weights::ExpandF32;
 
-/// Full f32 activations: weights of any kind become f32 panels (scales included), tiles are f32 products.
+/// Activations in f32, full or rounded: weights of any kind become f32 panels (scales included), tiles are f32 products.
 #[derive(Clone, Copy)]
-pub(crate) struct F32Kernel<T>(pub(crate) T);
+pub(crate) struct F32Kernel<T, F>(pub(crate) T, pub(crate) F);
 
 /// One panel of the widest kind takes half of a 64 KiB first-level cache.
 const DEPTH: usize = 128;
 
-impl<T: F32Tile, W: ExpandF32> Microkernel<W> for F32Kernel<T> {
-    const NAME: &'static str = "f32-fma";
+impl<T: F32Tile, F: F32Rows, W: ExpandF32> Microkernel<W> for F32Kernel<T, F> {
+    const NAME: &'static str = F::FMA;
     const MR: usize = T::MR;
     // one panel, which stays in the first-level cache while the rows pass
     const COLUMNS: usize = 64;
-    type Rows = PlainRows;
+    type Rows = F;
     type Operand = f32;
     type Panel = f32;
 

@@ -2,16 +2,16 @@ use std::ops::Range;
 
 use super::codes::fetch_words;
 use super::microkernel::{Microkernel, Tile, TileRows};
-use super::rows::PlainRows;
+use super::rows::F32Rows;
 use super::sign_codes::SignCodes;
 use crate::int_tile::LANES;
 use crate::lookup::{Alphabet, ENTRIES, LookupTile};
 
-/// Full f32 activations times one-bit or ternary weights by table look-up: all signed sums of a few inputs are formed
+/// Activations in f32, full or rounded, times one-bit or ternary weights by table look-up: all signed sums of a few inputs are formed
 /// once, and the bits of their weights pick one. For one-bit weights two instructions then do 80 multiply-accumulates,
 /// and a sum has fewer roundings than products added one by one.
 #[derive(Clone, Copy)]
-pub(crate) struct LookupKernel<T>(pub(crate) T);
+pub(crate) struct LookupKernel<T, F>(pub(crate) T, pub(crate) F);
 
 /// The longest group that tables and panels are made for.
 const LONGEST_GROUP: usize = 256;
@@ -26,12 +26,12 @@ fn steps<W: SignCodes>(depth: usize) -> usize {
     W::Alphabet::steps(depth)
 }
 
-impl<T: LookupTile, W: SignCodes> Microkernel<W> for LookupKernel<T> {
-    const NAME: &'static str = "f32-lookup";
+impl<T: LookupTile, F: F32Rows, W: SignCodes> Microkernel<W> for LookupKernel<T, F> {
+    const NAME: &'static str = F::LOOKUP;
     const MR: usize = T::MR;
     // tables of a tile of rows serve so many columns; their panels take 100 to 200 KiB
     const COLUMNS: usize = 1024;
-    type Rows = PlainRows;
+    type Rows = F;
     type Operand = f32;
     /// Indices, then the scales of the columns as bits.
     type Panel = u32;

@@ -8,17 +8,20 @@ pub enum ActivationPrecision {
     /// group are exact integers. Errors are below those of bf16.
     #[default]
     Int16,
-    /// Rounded to bf16, summed in f32.
+    /// Rounded to bf16, summed in f32. Looking sums up, where the instruction set can, outruns dot products of bf16.
     Bf16,
     /// 8-bit integers with one scale for each 128 inputs of a row; sums inside a group are exact.
     Int8,
     /// 8-bit integers with one scale a row.
     Int8Row,
-    /// 4-bit integers with one scale for each 128 inputs of a row.
+    /// 4-bit integers (-7 to 7) with one scale for each 128 inputs of a row. They are multiplied as bytes: four planes of
+    /// bits would take longer, and come to the same sums.
     Int4,
-    /// 2-bit integers (-1, 0, 1) with one scale for each 128 inputs of a row.
+    /// 2-bit integers (-1, 0, 1) with one scale for each 128 inputs of a row: planes of bits for binary and ternary
+    /// weights, bytes for others.
     Int2,
-    /// Signs times the mean magnitude of the row.
+    /// Signs (`+` for both zeros) times the mean magnitude of the row: bits for binary and ternary weights, bytes for
+    /// others.
     Binary,
 }
 

@@ -1,5 +1,7 @@
 //! The forms in which rows of activations are prepared, each once for all linears that read it.
 
+use super::bit_rows::mean_magnitude;
+use super::precision::ActivationPrecision;
 use crate::aligned::Element;
 use crate::isa::{Isa, Token, Work, dispatch};
 
@@ -25,6 +27,17 @@ pub(crate) trait RowForm: Copy + Send + Sync + 'static {
     fn scales(cols: usize) -> usize;
     /// Prepares one row; `row` holds zeros before. `spare` is there for steps in between.
     fn prepare(isa: Isa, x: &[f32], row: &mut [Self::Element], scales: &mut [f32], spare: &mut Vec<i16>);
+    /// The same for a form that several precisions share.
+    fn prepare_for(
+        _: ActivationPrecision,
+        isa: Isa,
+        x: &[f32],
+        row: &mut [Self::Element],
+        scales: &mut [f32],
+        spare: &mut Vec<i16>,
+    ) {
+        Self::prepare(isa, x, row, scales, spare);
+    }
 }
 
 /// Keeps rows whose length is a power of two out of the same cache sets.
@@ -66,6 +79,59 @@ impl RowForm for PlainRows {
     fn prepare(_: Isa, x: &[f32], row: &mut [f32], _: &mut [f32], _: &mut Vec<i16>) {
         row[..x.len()].copy_from_slice(x);
     }
+}
+
+/// Rounded to bf16, halves to even, and kept as f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16Rows;
+
+impl RowForm for Bf16Rows {
+    const NAME: &'static str = "bf16";
+    type Element = f32;
+    const ROW_SCALE: bool = false;
+
+    fn len(cols: usize) -> usize {
+        padded(cols)
+    }
+
+    fn scales(_: usize) -> usize {
+        0
+    }
+
+    fn prepare(isa: Isa, x: &[f32], row: &mut [f32], _: &mut [f32], _: &mut Vec<i16>) {
+        dispatch!(isa, t => t.run(|| round_to_bf16(x, row)));
+    }
+}
+
+#[inline(always)]
+fn round_to_bf16(x: &[f32], row: &mut [f32]) {
+    for (out, &x) in row.iter_mut().zip(x) {
+        *out = nearest_bf16(x);
+    }
+}
+
+#[inline(always)]
+fn nearest_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    // a NaN is cut, which may not make it infinite
+    let rounded = if x.is_nan() { bits | 0x0040_0000 } else { bits + 0x7fff + (bits >> 16 & 1) };
+    f32::from_bits(rounded & 0xffff_0000)
+}
+
+/// f32 rows that the f32 kernels multiply.
+pub(crate) trait F32Rows: RowForm<Element = f32> {
+    const LOOKUP: &'static str;
+    const FMA: &'static str;
+}
+
+impl F32Rows for PlainRows {
+    const LOOKUP: &'static str = "f32-lookup";
+    const FMA: &'static str = "f32-fma";
+}
+
+impl F32Rows for Bf16Rows {
+    const LOOKUP: &'static str = "bf16-lookup";
+    const FMA: &'static str = "bf16-fma";
 }
 
 /// 16-bit integers with one scale a row, such that no sum of magnitudes over a block of 128 exceeds `i16::MAX`.
@@ -152,7 +218,7 @@ fn nearest(x: f32) -> i32 {
     (x + ROUND).to_bits() as i32 - ROUND.to_bits() as i32
 }
 
-/// 8-bit integers with one scale for each block of 128, or the same scale for all blocks of a row.
+/// Integers in bytes, of as many bits as the precision says, with one scale for each block of 128, or the same scale for all blocks of a row.
 #[derive(Clone, Copy)]
 pub(crate) struct Int8Rows<const WHOLE_ROW: bool>;
 
@@ -169,8 +235,25 @@ impl<const WHOLE_ROW: bool> RowForm for Int8Rows<WHOLE_ROW> {
         blocks(cols) + sums(cols)
     }
 
-    fn prepare(isa: Isa, x: &[f32], row: &mut [i8], scales: &mut [f32], _: &mut Vec<i16>) {
-        dispatch!(isa, t => t.work(Int8Row { x, row, scales, whole_row: WHOLE_ROW }));
+    fn prepare(isa: Isa, x: &[f32], row: &mut [i8], scales: &mut [f32], spare: &mut Vec<i16>) {
+        Self::prepare_for(ActivationPrecision::Int8, isa, x, row, scales, spare);
+    }
+
+    fn prepare_for(
+        precision: ActivationPrecision,
+        isa: Isa,
+        x: &[f32],
+        row: &mut [i8],
+        scales: &mut [f32],
+        _: &mut Vec<i16>,
+    ) {
+        let most = match precision {
+            ActivationPrecision::Int4 => Some(7.0),
+            ActivationPrecision::Int2 => Some(1.0),
+            ActivationPrecision::Binary => None,
+            _ => Some(127.0),
+        };
+        dispatch!(isa, t => t.work(Int8Row { x, row, scales, whole_row: WHOLE_ROW, most }));
     }
 }
 
@@ -179,6 +262,8 @@ struct Int8Row<'a> {
     row: &'a mut [i8],
     scales: &'a mut [f32],
     whole_row: bool,
+    /// The largest code; signs alone if there is none.
+    most: Option<f32>,
 }
 
 impl Work for Int8Row<'_> {
@@ -187,7 +272,15 @@ impl Work for Int8Row<'_> {
     #[inline(always)]
     fn work(self) {
         let (scales, sums) = self.scales.split_at_mut(blocks(self.x.len()));
-        quantize_int8(self.x, self.row, scales, self.whole_row, 127.0);
+        match self.most {
+            Some(most) => quantize_int8(self.x, self.row, scales, self.whole_row, most),
+            None => {
+                for (out, &x) in self.row.iter_mut().zip(self.x) {
+                    *out = if x >= 0.0 { 1 } else { -1 };
+                }
+                scales.fill(mean_magnitude(self.x));
+            }
+        }
         for (sum, codes) in sums.iter_mut().zip(self.row.chunks_exact(SUMMED)) {
             *sum = codes.iter().map(|&c| i32::from(c)).sum::<i32>() as f32;
         }
@@ -211,7 +304,7 @@ pub(super) fn quantize_int8(x: &[f32], row: &mut [i8], scales: &mut [f32], whole
 }
 
 #[inline(always)]
-fn largest_magnitude(x: &[f32]) -> f32 {
+pub(super) fn largest_magnitude(x: &[f32]) -> f32 {
     let mut largest = [0.0f32; 16];
     let (lanes, rest) = x.as_chunks::<16>();
     for x in lanes {

@@ -34,6 +34,13 @@ impl BinaryWeights {
         self.bits.codes.code(row, col) == 1
     }
 
+    /// The scales of groups `first_group..` of one row, as many as `out` holds.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn copy_scales(&self, row: usize, first_group: usize, out: &mut [f32]) {
+        self.bits.scales.copy_to(self.bits.group_index(row, first_group), out);
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bits.bytes()
     }

@@ -57,6 +57,12 @@ impl DenseWeights {
         self.decode(self.values.code(row, col))
     }
 
+    /// The stored floats of one row.
+    #[inline(always)]
+    pub(crate) fn row_bytes(&self, row: usize) -> &[u8] {
+        self.values.row_bytes(row)
+    }
+
     #[inline(always)]
     fn decode(&self, code: u32) -> f32 {
         match self.float_type {

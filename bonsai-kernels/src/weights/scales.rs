@@ -118,6 +118,25 @@ impl Scales {
         }
     }
 
+    /// Values `first`, `first + 1`, .. as many as `out` holds.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn copy_to(&self, first: usize, out: &mut [f32]) {
+        let bytes = &self.bytes.as_slice()[first * self.float_type.size()..];
+        let times = self.multiplier;
+        match self.float_type {
+            FloatType::F16 => out.iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(out, b)| {
+                *out = f16_to_f32(u16::from_le_bytes(*b).into()) * times;
+            }),
+            FloatType::Bf16 => out.iter_mut().zip(bytes.as_chunks::<2>().0).for_each(|(out, b)| {
+                *out = bf16_to_f32(u16::from_le_bytes(*b).into()) * times;
+            }),
+            FloatType::F32 => out.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(out, b)| {
+                *out = f32::from_le_bytes(*b) * times;
+            }),
+        }
+    }
+
     /// All values in order.
     pub fn iter(&self) -> impl Iterator<Item = f32> + '_ {
         (0..self.len()).map(|i| self.get(i))

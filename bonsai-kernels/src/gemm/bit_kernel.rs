@@ -1,0 +1,190 @@
+use std::ops::Range;
+
+use super::bit_rows::{BitRows, plane_stride, position};
+use super::codes::{Codes, fetch_words};
+use super::microkernel::{Microkernel, Tile, TileRows};
+use super::rows::BLOCK;
+use crate::bit_tile::{BitBlock, BitTile, group_len};
+use crate::int_tile::LANES;
+use crate::isa::Work;
+use crate::weights::{BinaryWeights, TernaryWeights};
+
+/// Activations that are signs, or signs and zeros, times weights of the same kind: 512 multiply-accumulates are an exclusive
+/// or, a popcount and an addition. Sums over a group are exact.
+#[derive(Clone, Copy)]
+pub(crate) struct BitKernel<T, F>(pub(crate) T, pub(crate) F);
+
+/// Inputs of one K block, over which sums stay in registers: whole groups, which are of 32, 64 or 128 inputs here.
+const DEPTH: usize = 3072;
+/// Weights whose codes are signs, or signs and zeros, as planes of bits.
+pub(crate) trait BitCodes: Codes {
+    /// In which order the bits of a word stand; see [`position`].
+    const PAIRED: bool;
+    /// Whether weights can be zero.
+    const ZEROS: bool;
+    /// Makes words of codes words of signs and, if `ZEROS`, words of what is not zero.
+    fn planes(codes: &[[u32; LANES]], signs: &mut [[u32; LANES]], counts: &mut [[u32; LANES]]);
+}
+
+impl BitCodes for BinaryWeights {
+    const PAIRED: bool = false;
+    const ZEROS: bool = false;
+
+    #[inline(always)]
+    fn planes(codes: &[[u32; LANES]], signs: &mut [[u32; LANES]], _: &mut [[u32; LANES]]) {
+        signs.copy_from_slice(codes);
+    }
+}
+
+impl BitCodes for TernaryWeights {
+    const PAIRED: bool = true;
+    const ZEROS: bool = true;
+
+    /// The higher bit of a code says that it is `+`, the lower that it is zero: those of inputs 0 to 15 go to the even
+    /// bits, those of inputs 16 to 31 to the odd ones.
+    #[inline(always)]
+    fn planes(codes: &[[u32; LANES]], signs: &mut [[u32; LANES]], counts: &mut [[u32; LANES]]) {
+        const EVEN: u32 = 0x5555_5555;
+        for (([a, b], signs), counts) in codes.as_chunks::<2>().0.iter().zip(signs).zip(counts) {
+            for lane in 0..LANES {
+                signs[lane] = a[lane] >> 1 & EVEN | b[lane] & !EVEN;
+                counts[lane] = !(a[lane] & EVEN | b[lane] << 1 & !EVEN);
+            }
+        }
+    }
+}
+
+/// The bits of word `word` that belong to a group's first `inputs` inputs.
+fn valid(paired: bool, inputs: usize, word: usize) -> u32 {
+    let inputs = inputs.saturating_sub(32 * word).min(32);
+    if inputs == 32 { u32::MAX } else { (0..inputs).fold(0, |bits, i| bits | 1 << position(paired, i)) }
+}
+
+impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
+    const NAME: &'static str = F::METHOD;
+    const MR: usize = T::MR;
+    const COLUMNS: usize = 512;
+    type Rows = F;
+    type Operand = u32;
+    /// See [`BitBlock::panels`].
+    type Panel = u32;
+
+    fn depth(self, _: &W) -> usize {
+        DEPTH
+    }
+
+    fn width(self, _: usize) -> usize {
+        T::WIDTH
+    }
+
+    fn panel_len(self, weights: &W, width: usize, depth: usize) -> usize {
+        depth.div_ceil(weights.depth()) * group_len(W::ZEROS, weights.depth() / 32, width) + width
+    }
+
+    fn operand_len(self, _: usize) -> usize {
+        0
+    }
+
+    fn prepare_weights(
+        self,
+        weights: &W,
+        first_column: usize,
+        width: usize,
+        inputs: Range<usize>,
+        panel: &mut [u32],
+    ) {
+        const { assert!(F::PAIRED == W::PAIRED) };
+        self.0.work(LayOut { weights, row_zeros: F::ZEROS, first_column, width, inputs, panel });
+    }
+
+    fn prepare_tile(self, _: &W, _: TileRows<'_, u32>, _: Range<usize>, _: &mut [u32]) {}
+
+    fn multiply(
+        self,
+        weights: &W,
+        tile: Tile<'_, Self, W>,
+        inputs: Range<usize>,
+        width: usize,
+        acc: &mut [f32],
+    ) {
+        let TileRows { rows, row_len, scales, scales_len } = tile.rows;
+        let block = BitBlock {
+            groups: inputs.len().div_ceil(weights.depth()),
+            words: weights.depth() / 32,
+            rows: &rows[inputs.start / 32..],
+            row_stride: row_len,
+            plane_stride: plane_stride(row_len),
+            scales: &scales[if F::ZEROS { inputs.start / BLOCK } else { 0 }..],
+            scale_stride: scales_len,
+            panels: tile.panels,
+        };
+        debug_assert_eq!(width, T::WIDTH);
+        match (F::ZEROS, W::ZEROS) {
+            (false, false) => self.0.multiply::<false, false>(block, acc),
+            (false, true) => self.0.multiply::<false, true>(block, acc),
+            (true, false) => self.0.multiply::<true, false>(block, acc),
+            (true, true) => self.0.multiply::<true, true>(block, acc),
+        }
+    }
+}
+
+/// Fills a panel; see [`BitBlock::panels`].
+struct LayOut<'a, W> {
+    weights: &'a W,
+    /// Whether activations can be zero.
+    row_zeros: bool,
+    first_column: usize,
+    width: usize,
+    inputs: Range<usize>,
+    panel: &'a mut [u32],
+}
+
+impl<W: BitCodes> Work for LayOut<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let Self { weights, row_zeros, first_column, width, inputs, panel } = self;
+        let words = weights.depth() / 32;
+        // the words of a group, of at most 2 bits a code
+        let mut codes = [[0; LANES]; BLOCK * 2 / 32];
+        let codes = &mut codes[..words * W::BITS];
+        let (mut signs, mut counts) = ([[0; LANES]; BLOCK / 32], [[0; LANES]; BLOCK / 32]);
+        let (groups, starts) = panel.split_at_mut(panel.len() - width);
+        starts.fill(0);
+        let starts: &mut [f32] = bytemuck::must_cast_slice_mut(starts);
+        for (g, lines) in groups.chunks_exact_mut(group_len(W::ZEROS, words, width)).enumerate() {
+            let first_input = inputs.start + g * 32 * words;
+            let valid_inputs = (inputs.end - first_input).min(32 * words);
+            let (planes, scales) = lines.split_at_mut(lines.len() - width);
+            scales.fill(0);
+            let scales: &mut [f32] = bytemuck::must_cast_slice_mut(scales);
+            weights.gather_scales(first_column, first_input / weights.group_size(), scales);
+            for first_lane in (0..width).step_by(LANES) {
+                fetch_words(weights, first_column + first_lane, first_input * W::BITS / 32, codes);
+                W::planes(codes, &mut signs[..words], &mut counts[..words]);
+                // what counts on this side alone
+                let mut totals = [if W::ZEROS { 0 } else { valid_inputs as u32 }; LANES];
+                for w in 0..words {
+                    // bits beyond the end stand where activations have zeros
+                    let valid = valid(W::PAIRED, valid_inputs, w);
+                    for lane in 0..LANES {
+                        planes[w * width + first_lane + lane] = signs[w][lane] & valid;
+                        if W::ZEROS {
+                            let counts = counts[w][lane] & valid;
+                            planes[(words + w) * width + first_lane + lane] = counts;
+                            totals[lane] += counts.count_ones();
+                        }
+                    }
+                }
+                if !row_zeros {
+                    for lane in 0..LANES {
+                        let scale = &mut scales[first_lane + lane];
+                        starts[first_lane + lane] += *scale * totals[lane] as f32;
+                        *scale *= -2.0;
+                    }
+                }
+            }
+        }
+    }
+}

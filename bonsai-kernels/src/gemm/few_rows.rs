@@ -1,0 +1,207 @@
+//! Products of a few rows: memory is what bounds them, so weights are read once, where they stand, instead of being laid
+//! out in panels for rows that are not there.
+
+use std::time::Instant;
+
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+
+use super::epilogue::Epilogue;
+#[cfg(target_arch = "x86_64")]
+use super::rows::{Int16Rows, RowForm};
+use crate::Cpu;
+use crate::error::Result;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Avx512;
+use crate::isa::{Token, dispatch};
+#[cfg(target_arch = "x86_64")]
+use crate::weights::BinaryWeights;
+use crate::weights::{DenseWeights, FloatType, bf16_to_f32, f16_to_f32};
+#[cfg(target_arch = "x86_64")]
+use crate::x86_64::sign_dot::{GROUP, lay_out};
+
+/// With more rows panels pay.
+pub(super) const MOST_ROWS: usize = 4;
+/// The same for signs, which are read anew for each row.
+#[cfg(target_arch = "x86_64")]
+const MOST_SIGN_ROWS: usize = 2;
+/// Scales of one row of weights that are made floats at a time.
+#[cfg(target_arch = "x86_64")]
+const SCALES: usize = 32;
+/// Columns of one task: enough of them to be worth a task, few enough that threads end together.
+const COLUMNS_PER_TASK: usize = 64;
+/// Sums of one product: two vectors on AVX-512, whose additions overlap.
+const LANES: usize = 32;
+
+/// `out = epilogue(x * weights^T)` for up to [`MOST_ROWS`] rows; products are summed in the same order on every
+/// instruction set.
+///
+/// # Errors
+/// When the work was cancelled.
+///
+/// # Panics
+/// When the shapes don't fit.
+pub(super) fn multiply_dense(
+    cpu: &Cpu,
+    x: ArrayView2<'_, f32>,
+    weights: &DenseWeights,
+    out: ArrayViewMut2<'_, f32>,
+    epilogue: Epilogue<'_>,
+) -> Result<()> {
+    let rows = rows(x);
+    by_columns(cpu, x.dim(), weights.rows(), out, epilogue, |first, products| {
+        for i in 0..products[0].len() {
+            let sums = dispatch!(cpu.isa(), t => t.run(|| dots(&rows, weights, first + i)));
+            for (products, sum) in products.iter_mut().zip(sums) {
+                products[i] = sum;
+            }
+        }
+    })
+}
+
+fn rows<'a>(x: ArrayView2<'a, f32>) -> Vec<&'a [f32]> {
+    let row =
+        |i| x.clone().index_axis_move(Axis(0), i).to_slice().expect("rows of a matrix must be contiguous");
+    (0..x.nrows()).map(row).collect()
+}
+
+/// Whether [`multiply_signs`] takes so many rows times such weights.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn takes_signs(rows: usize, weights: &BinaryWeights) -> bool {
+    rows <= MOST_SIGN_ROWS && weights.group_size() == GROUP && weights.cols().is_multiple_of(GROUP)
+}
+
+/// The same for rows quantised to 16-bit integers, each of which reads the signs anew.
+///
+/// # Errors
+/// When the work was cancelled.
+///
+/// # Panics
+/// When the shapes don't fit.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn multiply_signs(
+    cpu: &Cpu,
+    t: Avx512,
+    x: ArrayView2<'_, f32>,
+    weights: &BinaryWeights,
+    out: ArrayViewMut2<'_, f32>,
+    epilogue: Epilogue<'_>,
+) -> Result<()> {
+    let prepared: Vec<_> = rows(x)
+        .into_iter()
+        .map(|x| {
+            let (mut codes, mut scale) = (vec![0; Int16Rows::len(x.len())], [0.0]);
+            Int16Rows::prepare(cpu.isa(), x, &mut codes, &mut scale, &mut Vec::new());
+            (lay_out(&codes[..x.len()]), scale[0])
+        })
+        .collect();
+    by_columns(cpu, x.dim(), weights.rows(), out, epilogue, |first, products| {
+        for i in 0..products[0].len() {
+            for (products, (row, row_scale)) in products.iter_mut().zip(&prepared) {
+                products[i] = t.run(|| sign_product(t, row, weights, first + i)) * row_scale;
+            }
+        }
+    })
+}
+
+/// One laid-out row times one row of weights.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn sign_product(t: Avx512, row: &[i16], weights: &BinaryWeights, column: usize) -> f32 {
+    let bits = weights.row_codes(column);
+    let mut scales = [0.0; SCALES];
+    let mut product = 0.0;
+    for first in (0..weights.groups()).step_by(SCALES) {
+        let scales = &mut scales[..SCALES.min(weights.groups() - first)];
+        weights.copy_scales(column, first, scales);
+        product += t.sign_dot(row, first, bits, scales);
+    }
+    product
+}
+
+/// Calls `body` with a first column and products to be filled, one slice for each row.
+fn by_columns(
+    cpu: &Cpu,
+    (rows, inputs): (usize, usize),
+    columns: usize,
+    mut out: ArrayViewMut2<'_, f32>,
+    epilogue: Epilogue<'_>,
+    body: impl Fn(usize, &mut [&mut [f32]; MOST_ROWS]) + Sync,
+) -> Result<()> {
+    assert_eq!(out.dim(), (rows, columns), "shape of a GEMM's output");
+    epilogue.check(columns);
+    let started = Instant::now();
+    let tasks = out.axis_chunks_iter_mut(Axis(1), COLUMNS_PER_TASK).enumerate().collect();
+    cpu.for_each(
+        tasks,
+        || Ok([[0.0; COLUMNS_PER_TASK]; MOST_ROWS]),
+        |products, (task, mut out)| {
+            let first = task * COLUMNS_PER_TASK;
+            body(first, &mut products.each_mut().map(|products| &mut products[..out.ncols()]));
+            for (mut out, products) in out.axis_iter_mut(Axis(0)).zip(products) {
+                let out = out.as_slice_mut().expect("rows of a matrix must be contiguous");
+                epilogue.store(&products[..out.len()], 1.0, first, out);
+            }
+            Ok(())
+        },
+    )?;
+    if let Some(meter) = cpu.meter() {
+        meter.add((rows * inputs * columns) as u64, started.elapsed());
+    }
+    Ok(())
+}
+
+/// The products of the rows with one row of weights.
+#[inline(always)]
+fn dots(x: &[&[f32]], weights: &DenseWeights, row: usize) -> [f32; MOST_ROWS] {
+    let bytes = weights.row_bytes(row);
+    match weights.float_type() {
+        FloatType::F16 => by_rows::<2>(x, bytes, |b| f16_to_f32(u16::from_le_bytes(b).into())),
+        FloatType::Bf16 => by_rows::<2>(x, bytes, |b| bf16_to_f32(u16::from_le_bytes(b).into())),
+        FloatType::F32 => by_rows::<4>(x, bytes, f32::from_le_bytes),
+    }
+}
+
+#[inline(always)]
+fn by_rows<const SIZE: usize>(
+    x: &[&[f32]],
+    weights: &[u8],
+    value: impl Fn([u8; SIZE]) -> f32 + Copy,
+) -> [f32; MOST_ROWS] {
+    let mut all = [0.0; MOST_ROWS];
+    match *x {
+        [] => {}
+        [a] => all[..1].copy_from_slice(&sums::<1, SIZE>([a], weights, value)),
+        [a, b] => all[..2].copy_from_slice(&sums::<2, SIZE>([a, b], weights, value)),
+        [a, b, c] => all[..3].copy_from_slice(&sums::<3, SIZE>([a, b, c], weights, value)),
+        [a, b, c, d] => all = sums([a, b, c, d], weights, value),
+        _ => unreachable!("{} rows are more than a few", x.len()),
+    }
+    all
+}
+
+#[inline(always)]
+fn sums<const ROWS: usize, const SIZE: usize>(
+    x: [&[f32]; ROWS],
+    weights: &[u8],
+    value: impl Fn([u8; SIZE]) -> f32 + Copy,
+) -> [f32; ROWS] {
+    let (weights, _) = weights.as_chunks::<SIZE>();
+    let x = x.map(|x| &x[..weights.len()]);
+    let mut sums = [[0.0f32; LANES]; ROWS];
+    let (whole, rest) = weights.as_chunks::<LANES>();
+    for (i, weights) in whole.iter().enumerate() {
+        let weights = weights.map(value);
+        for (sums, x) in sums.iter_mut().zip(x) {
+            let x: &[f32; LANES] = x[i * LANES..].first_chunk().expect("as many inputs as weights");
+            for lane in 0..LANES {
+                sums[lane] += x[lane] * weights[lane];
+            }
+        }
+    }
+    for (sums, x) in sums.iter_mut().zip(x) {
+        for ((sum, x), weight) in sums.iter_mut().zip(&x[whole.len() * LANES..]).zip(rest) {
+            *sum += x * value(*weight);
+        }
+    }
+    sums.map(|lanes| lanes.iter().sum())
+}
