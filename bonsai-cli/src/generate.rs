@@ -1,6 +1,5 @@
 //! `bonsai generate`: a picture from a prompt.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use crate::engine::{EngineArgs, KernelArgs, Loaded};
 use crate::failure::{Code, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
+use crate::preview::{PreviewArgs, Watch};
 use crate::print;
 use crate::progress::Progress;
 use crate::prompt::PromptArgs;
@@ -59,6 +59,8 @@ pub struct GenerateArgs {
     rng: NoiseSource,
     #[command(flatten)]
     kernel: KernelArgs,
+    #[command(flatten)]
+    preview: PreviewArgs,
     /// Guidance value, for models that read one
     #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
     guidance: Option<f32>,
@@ -160,12 +162,9 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
     for (index, &seed) in seeds.iter().enumerate() {
         progress.picture(index, seeds.len());
         request.seed = seed;
-        let mut observer = |event| {
-            progress.event(event);
-            ControlFlow::Continue(())
-        };
+        let mut watch = Watch { progress: &mut progress, args: &args.preview, seed };
         let began = Instant::now();
-        let painted = pipeline.generate_with(&request, &mut observer).map_err(Failure::from);
+        let painted = pipeline.generate_observed(&request, &mut watch).map_err(Failure::from);
         let saved = painted.and_then(|generated| {
             let path = output.path(index, seed);
             save(&path, &generated, args.no_metadata)?;

@@ -15,6 +15,7 @@ mod info;
 mod interrupt;
 mod model;
 mod output;
+mod preview;
 mod print;
 mod progress;
 mod prompt;

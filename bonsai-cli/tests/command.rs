@@ -154,6 +154,27 @@ fn paint_on_all_instruction_sets(precision: &str, one_in: usize) {
 }
 
 #[test]
+fn previews_change_nothing() {
+    let site = Site::new();
+    succeeds(site.generate(&["-s", "3", "--size", "96x64", "-o", "plain.png", "a tree"]));
+    let args = ["-s", "3", "--size", "96x64", "-o", "watched.png", "--preview", "latent", "a tree"];
+    succeeds(site.generate(
+        &[&args[..], &["--preview-path", "p-{seed}-{step}.png", "--preview-interval", "3"]].concat(),
+    ));
+    assert_eq!(site.files(), ["p-3-3.png", "p-3-4.png", "plain.png", "watched.png"]);
+    let read = |name: &str| fs::read(site.work.join(name)).unwrap();
+    assert_eq!(read("plain.png"), read("watched.png"));
+    let preview = Image::load(site.work.join("p-3-3.png")).unwrap();
+    assert_eq!((preview.width(), preview.height()), (12, 8));
+    assert_ne!(preview, Image::load(site.work.join("p-3-4.png")).unwrap());
+    // a preview that can't be written is a pity and no more
+    let output = succeeds(site.generate(&[&args[..], &["--preview-path", "no/such/folder.png"]].concat()));
+    assert!(stderr(&output).contains("warning: preview: "), "{}", stderr(&output));
+    assert!(!site.generate(&["--preview", "oracle", "a tree"]).status.success());
+    assert!(!site.generate(&["--preview-interval", "0", "a tree"]).status.success());
+}
+
+#[test]
 fn batches_count_seeds_and_names() {
     let site = Site::new();
     succeeds(site.generate(&["-s", "5", "-b", "2", "-o", "a.png", "x"]));

@@ -43,8 +43,10 @@ impl Site {
         let mut command = Command::new(compiler);
         command.args(flags).args(["-g", "-Wall", "-Wextra", "-Werror", "-pedantic", "-I"]);
         command.arg(root("include")).arg(root(source)).arg("-o").arg(&program);
-        command.arg("-L").arg(self.folder.path()).args(["-lbonsai", "-lpthread"]);
-        command.arg(format!("-Wl,-rpath,{}", self.folder.path().display()));
+        if !flags.contains(&"-c") {
+            command.arg("-L").arg(self.folder.path()).args(["-lbonsai", "-lpthread"]);
+            command.arg(format!("-Wl,-rpath,{}", self.folder.path().display()));
+        }
         succeeds(command.output().unwrap());
         program
     }

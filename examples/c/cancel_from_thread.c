@@ -1,5 +1,6 @@
 /* Work that a second thread ends, in every stage, and how long the first takes to come back.
- * usage: cancel_from_thread MODEL [WIDTH HEIGHT [LONGEST_MS]] */
+ * usage: cancel_from_thread MODEL [WIDTH HEIGHT [LONGEST_MS [STAGE]]]
+ * With LONGEST_MS it fails when one takes longer; with STAGE, a number of BONSAI_STAGE_..., it tries that one alone, once. */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 #include <stdio.h>
@@ -59,10 +60,11 @@ int main(int argc, char **argv) {
     bonsai_error *error = NULL;
     struct shared shared;
     double longest = argc > 4 ? atof(argv[4]) / 1000 : 0;
+    const int32_t only = argc > 5 ? (int32_t)atoi(argv[5]) : -1;
     int failure = 0;
 
-    if (argc != 2 && argc != 4 && argc != 5) {
-        fprintf(stderr, "usage: %s MODEL [WIDTH HEIGHT [LONGEST_MS]]\n", argv[0]);
+    if (argc < 2 || argc == 3 || argc > 6) {
+        fprintf(stderr, "usage: %s MODEL [WIDTH HEIGHT [LONGEST_MS [STAGE]]]\n", argv[0]);
         return 2;
     }
     if (bonsai_pipeline_open(argv[1], BONSAI_NUL_TERMINATED, NULL, &pipeline, &error) != BONSAI_OK) {
@@ -83,13 +85,13 @@ int main(int argc, char **argv) {
     bonsai_cancel_new(&shared.cancel, NULL);
     for (shared.stage = BONSAI_STAGE_QUEUED; shared.stage <= BONSAI_STAGE_DECODE; shared.stage++) {
         int try;
-        for (try = 0; try < 3; try++) {
+        for (try = 0; try < (only < 0 ? 3 : only == shared.stage ? 1 : 0); try++) {
             bonsai_result *result = NULL;
             pthread_t thread;
             int32_t status;
             double ended;
             shared.reached = shared.ended = 0;
-            shared.wait = 0.037 * try;
+            shared.wait = only < 0 ? 0.037 * try : 0.05;
             pthread_create(&thread, NULL, cancel, &shared);
             status = bonsai_generate(pipeline, &request, &callbacks, shared.cancel, &result, NULL);
             ended = now();

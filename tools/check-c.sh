@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# The C interface as its users meet it: installed, found by CMake and pkg-config, painting what the command paints, leaving
+# nothing behind under sanitizers. A check that could not run says so; the last line counts them.
+# usage: tools/check-c.sh [quick]   quick leaves out the sanitizers
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=$PWD/target/check-c
+prefix=$work/prefix
+model=$PWD/golden/model
+skipped=()
+skip() { printf 'SKIPPED: %s\n' "$*"; skipped+=("$*"); }
+has() { command -v "$1" >/dev/null; }
+strict="-g -Wall -Wextra -Werror -pedantic -Iinclude"
+mkdir -p "$work"
+
+if ! has gcc; then skip "the C interface: no gcc"; exit 0; fi
+rm -rf "$prefix"
+tools/install-c.sh "$prefix"
+
+echo "-- only bonsai_ symbols are exported, and the library is small"
+others=$(nm -D --defined-only "$prefix/lib/libbonsai.so.0" | awk '{print $3}' | grep -v '^bonsai_' || true)
+[ -z "$others" ] || { echo "exported as well: $others"; exit 1; }
+exported=$(nm -D --defined-only "$prefix/lib/libbonsai.so.0" | awk '{print $3}' | sort)
+declared=$(grep -o '\bbonsai_[a-z0-9_]*(' include/bonsai.h | tr -d '(' | grep -v '^bonsai_test_' | sort -u)
+[ "$exported" = "$declared" ] || { echo "exported and declared differ"; diff <(echo "$exported") <(echo "$declared"); exit 1; }
+readelf -d "$prefix/lib/libbonsai.so.0" | grep -q 'SONAME.*\[libbonsai.so.0\]' || { echo "soname"; exit 1; }
+bytes=$(stat -c %s "$prefix/lib/libbonsai.so.0")
+echo "libbonsai.so.0: $(echo "$exported" | wc -l) functions, $bytes bytes"
+# 6 MB, and what instruction sets and formats may add before somebody looks at it
+[ "$bytes" -le 8000000 ] || { echo "expected at most 8,000,000 bytes"; exit 1; }
+
+echo "-- every example paints what the command paints"
+cargo build --release -q -p bonsai-cli
+target/release/bonsai generate -q -m "$model" -s 7 -o "$work/command.png" "a tree" >/dev/null
+same() { cmp "$work/command.png" "$1" && echo "same bytes: $2"; }
+if has pkg-config; then
+  export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
+  # shellcheck disable=SC2046
+  gcc -std=c99 $strict examples/c/text_to_image.c -o "$work/text_to_image" $(pkg-config --cflags --libs bonsai) -Wl,-rpath,"$prefix/lib"
+  "$work/text_to_image" "$model" "a tree" "$work/c.png" 7 2>/dev/null
+  same "$work/c.png" "C, through pkg-config"
+  # shellcheck disable=SC2046
+  gcc -std=c99 $strict examples/c/text_to_image.c -o "$work/text_to_image_static" "$prefix/lib/libbonsai.a" $(pkg-config --static --libs-only-other --libs-only-l bonsai | sed 's/-lbonsai//')
+  "$work/text_to_image_static" "$model" "a tree" "$work/c_static.png" 7 2>/dev/null
+  same "$work/c_static.png" "C, linked statically"
+else
+  skip "pkg-config: not on this machine"
+fi
+if has cmake; then
+  cmake -S examples/cpp -B "$work/cpp" -DCMAKE_PREFIX_PATH="$prefix" -DMODEL="$model" >/dev/null
+  cmake --build "$work/cpp" >/dev/null
+  (cd "$work/cpp" && ctest --output-on-failure | tail -8)
+  same "$work/cpp/text_to_image.png" "C++, through find_package"
+  same "$work/cpp/without_exceptions.png" "C++ without exceptions"
+else
+  skip "the CMake package: no cmake"
+fi
+if has python3; then
+  python3 examples/python/text_to_image.py "$prefix/lib/libbonsai.so.0" "$model" "a tree" "$work/python.png" 7
+  same "$work/python.png" "Python, through ctypes"
+else
+  skip "the Python script: no python3"
+fi
+if has clang++; then
+  for standard in c++17 c++20; do
+    clang++ -std=$standard $strict -fsyntax-only examples/cpp/wrapper_test.cpp
+  done
+else
+  skip "clang: not on this machine"
+fi
+
+[ "${1:-}" = quick ] && { printf '%s checks skipped\n' "${#skipped[@]}"; exit 0; }
+
+programs="table together stress host"
+build() { # build FLAGS LIBRARY SUFFIX
+  for program in $programs; do
+    # shellcheck disable=SC2086
+    gcc -std=c99 $strict $1 "bonsai-ffi/tests/c/$program.c" -o "$work/$program-$3" "$2" -lgcc_s -lutil -lrt -lpthread -lm -ldl
+  done
+}
+# shellcheck disable=SC2046
+run_all() { # run_all SUFFIX CANCELS CYCLES [RUNNER...]
+  local suffix=$1 cancels=$2 cycles=$3
+  shift 3
+  timeout 240 "$@" "$work/table-$suffix" "$model"
+  timeout 240 "$@" "$work/together-$suffix" "$model"
+  timeout 240 "$@" "$work/stress-$suffix" "$model" "$cancels" "$cycles"
+  timeout 240 "$@" "$work/host-$suffix" "$model" "$work/small.png" $(cd "$model" && find . -type f | sed 's|^\./||')
+}
+target/release/bonsai generate -q -m "$model" -s 7 --size 64x48 --steps 2 -o "$work/small.png" "a tree" >/dev/null
+
+echo "-- C programs under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer"
+build "-fsanitize=address,undefined -fno-sanitize-recover=all" "$prefix/lib/libbonsai.a" asan
+ASAN_OPTIONS=detect_leaks=1 run_all asan 300 50
+
+if has valgrind; then
+  echo "-- and under valgrind (which has no AVX-512)"
+  build "" "$prefix/lib/libbonsai.a" plain
+  # one small program: valgrind is 50 times slower
+  timeout 300 valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite --show-leak-kinds=definite \
+    "$work/stress-plain" "$model" 5 3
+else
+  skip "valgrind: not on this machine"
+fi
+
+echo "-- ten thousand cancels at random times, a thousand pictures"
+gcc -std=c99 $strict -O2 bonsai-ffi/tests/c/stress.c -o "$work/stress" "$prefix/lib/libbonsai.a" -lgcc_s -lutil -lrt -lpthread -lm -ldl
+timeout 500 "$work/stress" "$model" 10000 1000
+
+printf '%s checks skipped\n' "${#skipped[@]}"
