@@ -400,6 +400,49 @@ typedef struct bonsai_request {
 } bonsai_request;
 
 /**
+ * What a picture will take. Set struct_size before you have one filled.
+ */
+typedef struct bonsai_estimated {
+    /**
+     * Size of this struct in bytes.
+     */
+    uint32_t struct_size;
+    /**
+     * Denoising steps that it counts.
+     */
+    uint32_t steps;
+    /**
+     * The most memory of the whole process that is resident at any time, in bytes; mapped weights are counted.
+     */
+    uint64_t peak_bytes;
+    /**
+     * Memory that stays as long as the pipeline lives.
+     */
+    uint64_t base_bytes;
+    /**
+     * The peak while the prompt is read.
+     */
+    uint64_t text_encode_bytes;
+    /**
+     * The peak while the noise is removed.
+     */
+    uint64_t denoise_bytes;
+    /**
+     * The peak while the picture is decoded.
+     */
+    uint64_t decode_bytes;
+    /**
+     * Multiply-accumulates of one picture.
+     */
+    uint64_t macs;
+    /**
+     * Seconds for all pictures of the request, at the speed of the picture that this pipeline finished last; negative while
+     * it has finished none.
+     */
+    double expected_seconds;
+} bonsai_estimated;
+
+/**
  * Takes memory: `size` bytes, never 0, at a multiple of `alignment`, a power of two. NULL when there is none. Called on
  * any thread.
  */
@@ -456,6 +499,11 @@ typedef struct bonsai_options {
      * 0.
      */
     uint8_t reserved[7];
+    /**
+     * The most memory that this process may have resident while a picture is made, in bytes: the plan keeps it or the
+     * request is refused with BONSAI_E_MEMORY_BUDGET. 0: no budget.
+     */
+    uint64_t max_memory_bytes;
     /**
      * The instruction set by its name, as bonsai_cpu_features lists them; NULL: the best, or the lower one that the
      * environment variable BONSAI_ISA names. With a zero byte at its end.
@@ -781,6 +829,16 @@ BONSAI_API const char *bonsai_error_file(const struct bonsai_error *error);
  * Frees an error. NULL is fine.
  */
 BONSAI_API void bonsai_error_free(struct bonsai_error *error);
+
+/**
+ * What a request will take, without painting: memory by the plan that bonsai_generate would follow, and time. Fails as that
+ * would when the request is out of range or no plan keeps options.max_memory_bytes. estimated->struct_size must be set.
+ */
+BONSAI_API
+bonsai_status bonsai_estimate(const struct bonsai_pipeline *pipeline,
+                              const struct bonsai_request *request,
+                              struct bonsai_estimated *estimated,
+                              struct bonsai_error **error);
 
 /**
  * Paints. `callbacks` and `cancel` may be NULL. Returns when all pictures are finished or the run ended otherwise. `out`

@@ -176,6 +176,7 @@ Result<T> fetched(std::size_t extra, Call call) {
 struct Options {
     bonsai_options raw;
     Options() { bonsai_options_init(&raw, sizeof raw); }
+    Options &max_memory_bytes(std::uint64_t bytes) { return raw.max_memory_bytes = bytes, *this; }
     Options &threads(std::uint32_t threads) { return raw.threads = threads, *this; }
     Options &max_concurrent_runs(std::uint32_t runs) { return raw.max_concurrent_runs = runs, *this; }
     /* A name that lives as long as this. */
@@ -337,6 +338,16 @@ public:
         return detail::fetched<std::string>(1, [&](auto *to, auto size, auto *length, auto **error) {
             return bonsai_pipeline_info(pipeline_.get(), to, size, length, error);
         });
+    }
+
+    /* What a request will take. */
+    Result<bonsai_estimated> estimate(const Request &request) const {
+        bonsai_estimated estimated = {};
+        estimated.struct_size = sizeof estimated;
+        const bonsai_request wanted = request.raw();
+        bonsai_error *error = nullptr;
+        const bonsai_status status = bonsai_estimate(pipeline_.get(), &wanted, &estimated, &error);
+        return status == BONSAI_OK ? Result<bonsai_estimated>(estimated) : detail::failed<bonsai_estimated>(status, error);
     }
 
     /* Paints. When a run ends early, `finished` receives the pictures that were done by then. */

@@ -61,6 +61,22 @@ if has python3; then
 else
   skip "the Python script: no python3"
 fi
+if has cmake && has Xvfb && pkg-config --exists sdl2 2>/dev/null; then
+  cmake -S examples/viewer -B "$work/viewer" -DCMAKE_PREFIX_PATH="$prefix" >/dev/null
+  cmake --build "$work/viewer" >/dev/null
+  rm -rf "$work/screenshots"
+  mkdir "$work/screenshots"
+  LD_LIBRARY_PATH=$prefix/lib timeout 120 xvfb-run -a "$work/viewer/viewer" "$model" "a tree" 96 64 4 7 "$work/screenshots"
+  [ "$(find "$work/screenshots" -name '*.bmp' | wc -l)" = 5 ] || { echo "expected 4 previews and a picture"; exit 1; }
+else
+  skip "the viewer: no SDL2 (libsdl2-dev) or no Xvfb"
+fi
+# the engine is a download of 150 MB: CI_GODOT_DIR names a folder to keep it in
+if [ -n "${CI_GODOT_DIR:-}" ] && { [ -x "$CI_GODOT_DIR/run" ] || tools/debian-suite.sh "$CI_GODOT_DIR" forky godot >"$work/godot.log" 2>&1; }; then
+  timeout 120 examples/godot/build.sh "$CI_GODOT_DIR/run godot" "$prefix" "$model" "$work/godot" "$work/command.png" 2>&1 | tail -1
+else
+  skip "Godot: CI_GODOT_DIR is not set, or the engine could not be had"
+fi
 if has clang++; then
   for standard in c++17 c++20; do
     clang++ -std=$standard $strict -fsyntax-only examples/cpp/wrapper_test.cpp

@@ -78,8 +78,10 @@ fn run(
         }
         request.seed = wanted.request.seed.wrapping_add(index.into());
         watch.begin(index);
+        let began = Instant::now();
         let painted = pipeline.generate_observed(&request, &mut watch);
         let generated = painted.map_err(|error| watch.failure(error))?;
+        engine.took(&request, began.elapsed().as_secs_f64());
         finished.push(Painted::new(generated, watch.floats.take()));
         watch.tell(BONSAI_STAGE_DONE, 1, 1)?;
     }

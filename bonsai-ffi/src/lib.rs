@@ -10,6 +10,7 @@ mod about;
 mod callbacks;
 mod cancel;
 mod error;
+mod estimate;
 mod float_mode;
 mod generate;
 mod guard;
@@ -33,6 +34,7 @@ pub use about::*;
 pub use callbacks::*;
 pub use cancel::*;
 pub use error::*;
+pub use estimate::*;
 pub use generate::*;
 pub use image::*;
 #[cfg(feature = "inject-panics")]

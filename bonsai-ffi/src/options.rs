@@ -50,6 +50,9 @@ pub struct bonsai_options {
     pub fail_when_busy: u8,
     /// 0.
     pub reserved: [u8; 7],
+    /// The most memory that this process may have resident while a picture is made, in bytes: the plan keeps it or the
+    /// request is refused with BONSAI_E_MEMORY_BUDGET. 0: no budget.
+    pub max_memory_bytes: u64,
     /// The instruction set by its name, as bonsai_cpu_features lists them; NULL: the best, or the lower one that the
     /// environment variable BONSAI_ISA names. With a zero byte at its end.
     pub isa: *const c_char,
@@ -84,6 +87,7 @@ unsafe impl Versioned for bonsai_options {
             parallel_threads: 0,
             fail_when_busy: 0,
             reserved: [0; 7],
+            max_memory_bytes: 0,
             isa: std::ptr::null(),
             log: None,
             log_user_data: std::ptr::null_mut(),
@@ -143,6 +147,7 @@ impl bonsai_options {
             Some(Isa::named(name).map_err(refused)?)
         };
         let mut options = PipelineOptions { isa, ..PipelineOptions::default() };
+        options.max_memory = (self.max_memory_bytes > 0).then_some(self.max_memory_bytes);
         options.threads = (self.threads > 0).then_some(self.threads as usize);
         match (self.alloc, self.dealloc) {
             (None, None) => {}

@@ -1,9 +1,9 @@
 use std::ffi::c_char;
 use std::panic::RefUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bonsai_core::{ErrorKind, Pipeline, PipelineOptions};
+use bonsai_core::{ErrorKind, Pipeline, PipelineOptions, Request};
 use tracing::Dispatch;
 
 use crate::guard::{Access, Failure, Outcome, status, value};
@@ -21,6 +21,8 @@ pub(crate) struct Engine {
     pub(crate) slots: Slots,
     pub(crate) log: Option<Dispatch>,
     poisoned: AtomicBool,
+    /// Bits of the seconds that a multiply-accumulate took in the last picture; 0 before the first.
+    seconds_per_mac: AtomicU64,
 }
 
 impl RefUnwindSafe for Engine {}
@@ -39,7 +41,23 @@ impl Drop for Antidote<'_> {
 impl Engine {
     fn new(options: &bonsai_options, log: Option<Dispatch>, pipeline: Pipeline) -> Self {
         let slots = Slots::new(options.max_concurrent_runs, options.fail_when_busy == 1);
-        Self { pipeline, slots, log, poisoned: AtomicBool::new(false) }
+        Self { pipeline, slots, log, poisoned: AtomicBool::new(false), seconds_per_mac: AtomicU64::new(0) }
+    }
+
+    /// How fast the last picture was, if there was one.
+    pub(crate) fn seconds_per_mac(&self) -> Option<f64> {
+        match self.seconds_per_mac.load(Ordering::Relaxed) {
+            0 => None,
+            bits => Some(f64::from_bits(bits)),
+        }
+    }
+
+    /// Keeps how fast a picture was.
+    pub(crate) fn took(&self, request: &Request, seconds: f64) {
+        if let Ok(estimate) = self.pipeline.estimate(request) {
+            let rate = seconds / estimate.macs().max(1) as f64;
+            self.seconds_per_mac.store(rate.to_bits(), Ordering::Relaxed);
+        }
     }
 
     /// The way to work with it: fails once a panic has passed.

@@ -36,6 +36,7 @@ int main(int argc, char **argv) {
     CHECK(pipeline.info().front() == '{' && pipeline.info().back() == '}');
     auto request = bonsai::Request("a tree").size(64, 48).steps(3).seed(1).image_count(2);
 
+    CHECK(pipeline.estimate(request).peak_bytes > 0);
     bonsai::Callbacks callbacks;
     int previews = 0;
     double fraction = 0;

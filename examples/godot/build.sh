@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the extension into a copy of this project and runs it without a window.
-# usage: build.sh GODOT PREFIX MODEL FOLDER    the engine's command, an installed Bonsai, a model, where to work
+# usage: build.sh GODOT PREFIX MODEL FOLDER [EXPECTED.png]    the engine's command, an installed Bonsai, a model, where to work
 set -euo pipefail
-[ $# -eq 4 ] || { echo "usage: $0 GODOT PREFIX MODEL FOLDER" >&2; exit 2; }
+[ $# -ge 4 ] || { echo "usage: $0 GODOT PREFIX MODEL FOLDER [EXPECTED.png]" >&2; exit 2; }
 godot=$1 prefix=$2 model=$3 folder=$4
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$folder/home" "$folder/project/.godot"
@@ -18,4 +18,4 @@ cp "$here/main.gd" "$here/project.godot" "$here/bonsai.gdextension" project/
 # so that no editor has to import the project first
 echo res://bonsai.gdextension >project/.godot/extension_list.cfg
 # shellcheck disable=SC2086
-$godot --headless --path project --script main.gd -- "$model" "$folder/godot.png"
+$godot --headless --path project --script main.gd -- "$model" "$folder/godot.png" ${5:+"$5"}

@@ -1,4 +1,4 @@
-# godot --headless --path . --script main.gd -- MODEL OUTPUT.png
+# godot --headless --path . --script main.gd -- MODEL OUTPUT.png [EXPECTED.png]
 extends SceneTree
 
 const SIZE := Vector2i(96, 64)
@@ -22,4 +22,11 @@ func show_picture(pixels: PackedByteArray):
 		return
 	# in a game: ImageTexture.create_from_image(image)
 	var image := Image.create_from_data(SIZE.x, SIZE.y, false, Image.FORMAT_RGBA8, pixels)
-	quit(0 if image.save_png(OS.get_cmdline_user_args()[1]) == OK else 1)
+	var arguments := OS.get_cmdline_user_args()
+	var saved := image.save_png(arguments[1]) == OK
+	if saved and arguments.size() > 2:
+		var expected := Image.load_from_file(arguments[2])
+		expected.convert(Image.FORMAT_RGBA8)
+		saved = expected.get_data() == pixels
+		print("the same pixels" if saved else "other pixels than expected")
+	quit(0 if saved else 1)

@@ -11,10 +11,10 @@
 
 #define P sizeof(void *)
 
-SAME(options_size, sizeof(bonsai_options) == 32 + 8 * P);
+SAME(options_size, sizeof(bonsai_options) == 40 + 8 * P);
 SAME(options_log_level, offsetof(bonsai_options, log_level) == 16);
-SAME(options_isa, offsetof(bonsai_options, isa) == 32);
-SAME(options_last, offsetof(bonsai_options, parallel_user_data) == 32 + 7 * P);
+SAME(options_isa, offsetof(bonsai_options, isa) == 40);
+SAME(options_last, offsetof(bonsai_options, parallel_user_data) == 40 + 7 * P);
 
 SAME(request_size, sizeof(bonsai_request) == 56 + 4 * P);
 SAME(request_seed, offsetof(bonsai_request, seed) == 8);
@@ -35,6 +35,7 @@ SAME(view_stride, offsetof(bonsai_image_view, stride_bytes) == 24);
 SAME(view_data, offsetof(bonsai_image_view, data) == 40);
 
 SAME(timings_size, sizeof(bonsai_timings) == 32);
+SAME(estimated_size, sizeof(bonsai_estimated) == 64);
 SAME(file_name, offsetof(bonsai_model_file, name) == 8);
 SAME(reader_files, offsetof(bonsai_model_reader, files) == 8 + P);
 SAME(reader_last, offsetof(bonsai_model_reader, user_data) == 8 + 4 * P);

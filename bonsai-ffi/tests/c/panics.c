@@ -33,6 +33,7 @@ int main(int argc, char **argv) {
     bonsai_error *error = NULL;
     bonsai_image_view view;
     bonsai_timings timings;
+    bonsai_estimated estimated;
     size_t length = 0;
 
     CHECK(argc == 2);
@@ -55,6 +56,8 @@ int main(int argc, char **argv) {
     PANICS_ALOUD(bonsai_pipeline_info(kept, NULL, 0, &length, &error));
     request = small_request();
     PANICS_ALOUD(bonsai_generate(kept, &request, NULL, NULL, &result, &error));
+    estimated.struct_size = sizeof estimated;
+    PANICS_ALOUD(bonsai_estimate(kept, &request, &estimated, &error));
     OK(bonsai_generate(kept, &request, NULL, NULL, &result, &error)); /* a panic at the door poisons nothing */
     PANICS(bonsai_result_image_count(result, &length));
     view.struct_size = sizeof view, timings.struct_size = sizeof timings;

@@ -303,6 +303,39 @@ static void requests(const bonsai_pipeline *pipeline) {
     CHECK(length > sizeof text);
 }
 
+static void estimates(const char *model, const bonsai_pipeline *pipeline) {
+    bonsai_request request = small_request(), larger = small_request();
+    bonsai_estimated estimated, more;
+    bonsai_options options;
+    bonsai_pipeline *poor = NULL;
+    bonsai_result *result = NULL;
+
+    memset(&estimated, 0, sizeof estimated);
+    FAILS(BONSAI_E_INVALID_STRUCT, bonsai_estimate(pipeline, &request, &estimated, &error));
+    estimated.struct_size = sizeof estimated;
+    FAILS(BONSAI_E_NULL_ARG, bonsai_estimate(NULL, &request, &estimated, &error));
+    FAILS(BONSAI_E_NULL_ARG, bonsai_estimate(pipeline, NULL, &estimated, &error));
+    FAILS(BONSAI_E_NULL_ARG, bonsai_estimate(pipeline, &request, NULL, &error));
+    larger.width = 17;
+    FAILS(BONSAI_E_INVALID_ARG, bonsai_estimate(pipeline, &larger, &estimated, &error));
+    OK(bonsai_estimate(pipeline, &request, &estimated, &error));
+    CHECK(estimated.steps == 2 && estimated.macs > 0 && estimated.expected_seconds > 0);
+    CHECK(estimated.peak_bytes >= estimated.denoise_bytes && estimated.peak_bytes >= estimated.decode_bytes);
+    CHECK(estimated.peak_bytes >= estimated.text_encode_bytes && estimated.decode_bytes > 0);
+    larger.width = larger.height = 512;
+    more = estimated;
+    OK(bonsai_estimate(pipeline, &larger, &more, &error));
+    CHECK(more.macs > estimated.macs && more.peak_bytes > estimated.peak_bytes);
+
+    /* a budget that nothing keeps */
+    EXPECT(BONSAI_OK, bonsai_options_init(&options, sizeof options));
+    options.max_memory_bytes = 1 << 20;
+    OK(bonsai_pipeline_open(model, BONSAI_NUL_TERMINATED, &options, &poor, &error));
+    FAILS(BONSAI_E_MEMORY_BUDGET, bonsai_estimate(poor, &request, &estimated, &error));
+    FAILS(BONSAI_E_MEMORY_BUDGET, bonsai_generate(poor, &request, NULL, NULL, &result, &error));
+    bonsai_pipeline_free(poor);
+}
+
 static void results(const bonsai_pipeline *pipeline) {
     bonsai_result *result = NULL;
     bonsai_request request = small_request();
@@ -496,6 +529,7 @@ int main(int argc, char **argv) {
     pipeline = open_model(argv[1], 2);
     requests(pipeline);
     results(pipeline);
+    estimates(argv[1], pipeline);
     callbacks(pipeline);
     cancelled_runs(pipeline);
     /* free, then new: nothing of the old one lingers */
