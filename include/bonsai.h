@@ -510,6 +510,11 @@ typedef struct bonsai_options {
      */
     const char *isa;
     /**
+     * Arithmetic of the activations by its name, as the command's --precision lists them; NULL: the default. With a zero byte
+     * at its end.
+     */
+    const char *precision;
+    /**
      * Receives messages of loading and of runs that have no log of their own; may be NULL.
      */
     bonsai_log_fn log;
@@ -889,7 +894,7 @@ bonsai_status bonsai_pipeline_open_reader(const struct bonsai_model_reader *read
                                           struct bonsai_error **error);
 
 /**
- * What a pipeline is and does when a request does not say, as JSON: {"name", "isa", "threads", "width", "height", "steps",
+ * What a pipeline is and does when a request does not say, as JSON: {"name", "isa", "precision", "threads", "width", "height", "steps",
  * "max_sequence_length", "guidance"}. `length` receives the bytes without the zero byte at the end, for which the buffer
  * needs room.
  */

@@ -179,7 +179,8 @@ struct Options {
     Options &max_memory_bytes(std::uint64_t bytes) { return raw.max_memory_bytes = bytes, *this; }
     Options &threads(std::uint32_t threads) { return raw.threads = threads, *this; }
     Options &max_concurrent_runs(std::uint32_t runs) { return raw.max_concurrent_runs = runs, *this; }
-    /* A name that lives as long as this. */
+    /* Names that live as long as this. */
+    Options &precision(const char *name) { return raw.precision = name, *this; }
     Options &isa(const char *name) { return raw.isa = name, *this; }
 };
 

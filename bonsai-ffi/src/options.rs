@@ -1,6 +1,7 @@
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
+use bonsai_core::kernels::gemm::ActivationPrecision;
 use bonsai_core::kernels::{OVERRIDE, UnknownIsa};
 use bonsai_core::{ErrorKind, Isa, PipelineOptions};
 
@@ -56,6 +57,9 @@ pub struct bonsai_options {
     /// The instruction set by its name, as bonsai_cpu_features lists them; NULL: the best, or the lower one that the
     /// environment variable BONSAI_ISA names. With a zero byte at its end.
     pub isa: *const c_char,
+    /// Arithmetic of the activations by its name, as the command's --precision lists them; NULL: the default. With a zero byte
+    /// at its end.
+    pub precision: *const c_char,
     /// Receives messages of loading and of runs that have no log of their own; may be NULL.
     pub log: bonsai_log_fn,
     /// Handed to log.
@@ -89,6 +93,7 @@ unsafe impl Versioned for bonsai_options {
             reserved: [0; 7],
             max_memory_bytes: 0,
             isa: std::ptr::null(),
+            precision: std::ptr::null(),
             log: None,
             log_user_data: std::ptr::null_mut(),
             alloc: None,
@@ -146,7 +151,18 @@ impl bonsai_options {
             };
             Some(Isa::named(name).map_err(refused)?)
         };
-        let mut options = PipelineOptions { isa, ..PipelineOptions::default() };
+        let precision = if self.precision.is_null() {
+            ActivationPrecision::default()
+        } else {
+            // SAFETY: ends with a zero (contract).
+            let name = unsafe { text::text(self.precision, usize::MAX, "options.precision") }?;
+            ActivationPrecision::named(name).ok_or_else(|| {
+                let known: Vec<_> = ActivationPrecision::ALL.iter().map(|p| p.name()).collect();
+                let known = known.join(", ");
+                Failure::invalid(format!("options.precision {name:?}: expected one of {known}"))
+            })?
+        };
+        let mut options = PipelineOptions { isa, precision, ..PipelineOptions::default() };
         options.max_memory = (self.max_memory_bytes > 0).then_some(self.max_memory_bytes);
         options.threads = (self.threads > 0).then_some(self.threads as usize);
         match (self.alloc, self.dealloc) {

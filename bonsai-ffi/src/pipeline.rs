@@ -135,7 +135,7 @@ pub unsafe extern "C" fn bonsai_pipeline_open_reader(
     unsafe { status("bonsai_pipeline_open_reader", Access::Work, error, body) }
 }
 
-/// What a pipeline is and does when a request does not say, as JSON: {"name", "isa", "threads", "width", "height", "steps",
+/// What a pipeline is and does when a request does not say, as JSON: {"name", "isa", "precision", "threads", "width", "height", "steps",
 /// "max_sequence_length", "guidance"}. `length` receives the bytes without the zero byte at the end, for which the buffer
 /// needs room.
 #[unsafe(no_mangle)]
@@ -153,6 +153,7 @@ pub unsafe extern "C" fn bonsai_pipeline_info(
         let json = serde_json::json!({
             "name": pipeline.name(),
             "isa": pipeline.cpu().isa().name(),
+            "precision": pipeline.cpu().precision().name(),
             "threads": pipeline.cpu().threads(),
             "width": defaults.size.0,
             "height": defaults.size.1,

@@ -182,6 +182,13 @@ static void opens(const char *model) {
     FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
     options = good, options.isa = bad_utf8;
     FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
+    options = good, options.precision = "perfect";
+    FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
+    options = good, options.precision = bad_utf8;
+    FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
+    options = good, options.precision = "f32";
+    EXPECT(BONSAI_OK, bonsai_pipeline_open(model, whole, &options, &pipeline, NULL));
+    bonsai_pipeline_free(pipeline), pipeline = NULL;
     options = good, options.fail_when_busy = 2;
     FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
     options = good, options.reserved[6] = 1;
