@@ -577,8 +577,8 @@ fn bf16_activations_stay_inside_their_bound() {
         for group in [128, 64, 48] {
             let mut x = random.matrix(m, k);
             // halfway between two bf16: to the even one, below and above
-            x[[0, 0]] = 1.003_906_25;
-            x[[0, 1]] = 1.011_718_75;
+            x[[0, 0]] = 1.0 + 1.0 / 256.0;
+            x[[0, 1]] = 1.0 + 3.0 / 256.0;
             let rounded = x.mapv(|x| half::bf16::from_f32(x).to_f32());
             assert_eq!((rounded[[0, 0]], rounded[[0, 1]]), (1.0, 1.015_625));
             for weights in all_kinds(&mut random, n, k, group) {

@@ -59,8 +59,7 @@ pub(super) fn multiply_dense(
 }
 
 fn rows<'a>(x: ArrayView2<'a, f32>) -> Vec<&'a [f32]> {
-    let row =
-        |i| x.clone().index_axis_move(Axis(0), i).to_slice().expect("rows of a matrix must be contiguous");
+    let row = |i| x.index_axis_move(Axis(0), i).to_slice().expect("rows of a matrix must be contiguous");
     (0..x.nrows()).map(row).collect()
 }
 
