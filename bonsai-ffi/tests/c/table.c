@@ -171,7 +171,7 @@ static void opens(const char *model) {
     FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(bad_utf8, 4, NULL, &pipeline, &error));
     FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, SIZE_MAX - 1, NULL, &pipeline, &error));
     FAILS(BONSAI_E_NOT_FOUND, bonsai_pipeline_open("no/such/model", whole, NULL, &pipeline, &error));
-    FAILS(BONSAI_E_NOT_FOUND, bonsai_pipeline_open("", 0, NULL, &pipeline, &error));
+    FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open("", 0, NULL, &pipeline, &error));
     CHECK(pipeline == NULL);
 
     options = good, options.max_concurrent_runs = 0;
