@@ -6,6 +6,7 @@ mod bench;
 mod bytes;
 mod chosen;
 mod doctor;
+mod convert;
 mod engine;
 mod estimate;
 mod eval;
@@ -67,6 +68,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Measure the speed and the memory of a model, or the kernels by themselves
     Bench(bench::BenchArgs),
+    /// Write a model in another form: one native file, GGUF, or half-precision checkpoints
+    Convert(convert::ConvertArgs),
     /// Tell the memory and the work that a picture will take, before anything is loaded
     Estimate(estimate::EstimateArgs),
     /// Judge how much of what prompts ask for a model paints
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Estimate(args) => estimate::run(args),
         Command::Eval(args) => eval::run(args),
         #[cfg(feature = "pull")]

@@ -53,6 +53,7 @@ pub mod latents;
 mod model;
 pub mod model_dir;
 mod model_source;
+pub mod native;
 pub mod nn;
 pub mod noise;
 mod observer;

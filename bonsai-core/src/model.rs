@@ -1,6 +1,7 @@
 //! Loading: from a model directory to components that fit together.
 
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use crate::config::read_json;
 use crate::error::{Error, Result};
@@ -37,6 +38,7 @@ pub(crate) struct Model {
     pub(crate) name: String,
     pub(crate) defaults: Defaults,
     pub(crate) tokenizer: Tokenizer,
+    pub(crate) tokenizer_load: Duration,
     pub(crate) text_encoder: Qwen3,
     pub(crate) transformer: Flux2Transformer,
     pub(crate) vae: Vae,
@@ -126,7 +128,9 @@ impl Model {
             )));
         }
 
+        let started = Instant::now();
         let tokenizer = Tokenizer::open_from(source, &dir.tokenizer()?)?;
+        let tokenizer_load = started.elapsed();
         let (vocab, rows) = (tokenizer.vocab_size(), text_encoder.config().vocab_size);
         if vocab > rows {
             return Err(Error::mismatch(format!(
@@ -168,6 +172,7 @@ impl Model {
             name,
             defaults,
             tokenizer,
+            tokenizer_load,
             text_encoder,
             transformer,
             vae,

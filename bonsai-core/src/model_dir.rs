@@ -11,6 +11,7 @@ use crate::component_paths::{ComponentPaths, VaePath};
 use crate::config::read_json;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model_source::ModelFiles;
+use crate::native::NativePack;
 use crate::weights::{Component, TensorFile};
 
 /// Endings of files of weights, those that are preferred first.
@@ -86,7 +87,7 @@ impl ModelDir {
         }
     }
 
-    /// A directory that holds a model.
+    /// A directory that holds a model, or a native pack that does.
     ///
     /// # Errors
     /// When there is no such directory.
@@ -94,6 +95,11 @@ impl ModelDir {
         if root.is_dir() {
             let (root, components) = (root.to_owned(), ComponentPaths::default());
             return Ok(Self { root, files: ModelFiles::disk(), components });
+        }
+        if root.is_file()
+            && let Some(pack) = NativePack::open(root)?
+        {
+            return Ok(Self::of_source(ModelFiles::from_native(pack)));
         }
         let what = if root.exists() { "is a file" } else { "does not exist" };
         Err(Error::new(
@@ -317,7 +323,9 @@ impl ModelDir {
     /// When none holds one.
     pub fn tokenizer(&self) -> Result<PathBuf> {
         let holds = |dir: &PathBuf| {
-            ["tokenizer.json", "vocab.json"].iter().any(|name| self.files.is_file(&dir.join(name)))
+            ["tokenizer.tables", "tokenizer.json", "vocab.json"]
+                .iter()
+                .any(|name| self.files.is_file(&dir.join(name)))
         };
         if let Some(path) = &self.components.tokenizer {
             let folder = if file_name(path) == "vocab.json" { path.parent() } else { None };

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use bonsai_kernels::{AlignedBuf, Allocator, SystemAllocator};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::weights::MappedFile;
+use crate::native::NativePack;
+use crate::weights::{MappedFile, TensorFile};
 
 /// A host asked for more at once would need a buffer of that size of its own.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -35,6 +36,7 @@ pub trait ModelSource: Send + Sync {
 #[derive(Clone)]
 pub(crate) struct ModelFiles {
     source: Option<Arc<dyn ModelSource>>,
+    native: Option<Arc<NativePack>>,
     allocator: Arc<dyn Allocator>,
 }
 
@@ -46,12 +48,22 @@ impl fmt::Debug for ModelFiles {
 
 impl ModelFiles {
     pub(crate) fn disk() -> Self {
-        Self { source: None, allocator: Arc::new(SystemAllocator) }
+        Self { source: None, native: None, allocator: Arc::new(SystemAllocator) }
     }
 
     /// Files of weights go to buffers of this allocator.
     pub(crate) fn from_source(source: Arc<dyn ModelSource>, allocator: Arc<dyn Allocator>) -> Self {
-        Self { source: Some(source), allocator }
+        Self { source: Some(source), native: None, allocator }
+    }
+
+    pub(crate) fn from_native(pack: NativePack) -> Self {
+        let pack = Arc::new(pack);
+        Self { source: Some(pack.clone()), native: Some(pack), allocator: Arc::new(SystemAllocator) }
+    }
+
+    /// The tensors of a component, where the model is a native pack.
+    pub(crate) fn native_tensors(&self, path: &Path) -> Option<TensorFile> {
+        self.native.as_ref()?.tensors(&source_name(path)?)
     }
 
     /// What the model is called where its directory has no name.

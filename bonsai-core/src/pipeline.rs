@@ -196,6 +196,11 @@ impl Pipeline {
         &self.model.tokenizer
     }
 
+    /// How long opening the tokenizer took, which is part of opening the model.
+    pub fn tokenizer_load_time(&self) -> Duration {
+        self.model.tokenizer_load
+    }
+
     /// The text encoder.
     pub fn text_encoder(&self) -> &Qwen3 {
         &self.model.text_encoder

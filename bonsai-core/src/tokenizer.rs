@@ -14,6 +14,7 @@ use crate::model_source::ModelFiles;
 use crate::{Error, ErrorKind, Result};
 
 mod files;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -65,6 +66,11 @@ impl Tokenizer {
     pub(crate) fn open_from(files: &ModelFiles, dir: &Path) -> Result<Self> {
         let parts = Parts::read(files, dir)?;
         Self::build(parts).map_err(|e| e.context(dir.display()))
+    }
+
+    /// The tokenizer of `dir` in the form of [`tables`].
+    pub(crate) fn tables(files: &ModelFiles, dir: &Path) -> Result<Vec<u8>> {
+        Parts::read(files, dir).map(|parts| parts.to_tables())
     }
 
     fn build(parts: Parts) -> Result<Self> {

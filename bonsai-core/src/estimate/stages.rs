@@ -6,7 +6,7 @@ use crate::transformer::Scratch;
 use crate::vae;
 
 /// The program itself, its threads and what is always there.
-const PROGRAM: u64 = 8 << 20;
+const PROGRAM: u64 = 11 << 20;
 /// A token and its merge in the tokenizer's tables.
 const TOKENIZER_ENTRY: u64 = 256;
 /// What the system's allocator keeps of freed buffers, at most.
@@ -35,7 +35,6 @@ impl ModelSizes {
         let steps = request.steps.unwrap_or(self.steps);
         let base = PROGRAM + TOKENIZER_ENTRY * self.text_encoder.vocab_size as u64 + self.copied;
         let (encode, encode_macs) = self.text_encode(text, taps);
-        let retained = RETAINED.min(encode / 4);
         let image = (width / 16) * (height / 16);
         let (denoise, mapped, denoise_macs) = self.denoise(text, image, steps);
         let (decode, decode_macs) = self.decode(request, (width, height), threads, plan);
@@ -48,8 +47,8 @@ impl ModelSizes {
         };
         let stages = vec![
             stage(Stage::TextEncode, self.layer, encode, encode_macs),
-            stage(Stage::Denoise, mapped, denoise + retained, denoise_macs),
-            stage(Stage::Decode, 0, decode + retained, decode_macs),
+            stage(Stage::Denoise, mapped, denoise, denoise_macs),
+            stage(Stage::Decode, 0, decode + RETAINED, decode_macs),
         ];
         Estimate { width, height, steps, plan, base_bytes: base, stages }
     }

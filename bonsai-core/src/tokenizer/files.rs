@@ -14,7 +14,7 @@ use crate::{Error, ErrorKind, Result};
 /// The published file is 11 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Keeps `max id + 1` and all that is sized by it small.
-const MAX_ID: u32 = 1 << 24;
+pub(super) const MAX_ID: u32 = 1 << 24;
 const MAX_PATTERN_CHARS: usize = 4096;
 
 /// How Qwen splits text before merging: words with one leading mark, single digits, punctuation, line ends.
@@ -75,6 +75,12 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn read(files: &ModelFiles, dir: &Path) -> Result<Self> {
+        let tables = dir.join("tokenizer.tables");
+        if files.exists(&tables) {
+            let bytes = files.read(&tables, MAX_FILE_BYTES)?;
+            let bytes = bytes.map_err(|_| Error::new(ErrorKind::Tokenizer, "expected at most 256 MiB"))?;
+            return Self::from_tables(&bytes).map_err(|e| e.context(tables.display()));
+        }
         // a file that was named, or what a folder holds
         let (dir, single) = match dir.parent() {
             Some(parent) if files.is_file(dir) => (parent, dir.to_owned()),
@@ -254,7 +260,7 @@ fn split_pattern(pre_tokenizer: PreTokenizer) -> Option<String> {
 
 /// Whether a pattern compiles into something no larger than itself: counted repetition can be nested into a
 /// program that fills the memory.
-fn is_tame(pattern: &str) -> bool {
+pub(super) fn is_tame(pattern: &str) -> bool {
     let classes = pattern.matches("\\p{").count() + pattern.matches("\\P{").count();
     pattern.len() <= MAX_PATTERN_CHARS && pattern.matches('{').count() == classes
 }

@@ -38,6 +38,9 @@ impl TensorFile {
 
     /// The same from wherever the model's files come from.
     pub(crate) fn open_from(files: &ModelFiles, path: &Path) -> Result<Self> {
+        if let Some(file) = files.native_tensors(path) {
+            return Ok(file);
+        }
         let map = files.open(path)?;
         let bytes = map.bytes();
         let named = |e: Error| e.in_file(path);

@@ -38,7 +38,9 @@ impl Weights {
             .strip_suffix(".weight")
             .is_some_and(|base| self.catalog.entries.contains_key(&format!("{base}.scales")));
         match (&entry.dtype, entry.shape.as_slice()) {
-            (Dtype::Float(float_type), &[rows, cols]) if name.ends_with(".weight") && !scaled => {
+            (Dtype::Float(float_type), &[rows, cols])
+                if name.ends_with(".weight") && !scaled && !self.is_native() =>
+            {
                 let row = self.first_row(entry, rows, stored);
                 match row.map(|row| quantized::from_dense(1, cols, *float_type, row)) {
                     Some(Ok(row)) if row.kind() != float_type.name() => copied((rows * row.bytes()) as u64),
@@ -52,6 +54,7 @@ impl Weights {
                     _ => copied(stored),
                 }
             }
+            (Dtype::U8, _) if self.is_native() => in_place,
             (Dtype::U8 | Dtype::I32, _) => copied(stored),
             _ => in_place,
         }

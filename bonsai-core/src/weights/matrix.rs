@@ -9,6 +9,7 @@ use super::dtype::Dtype;
 use super::quantized::{self, CodeShape, ROUNDED};
 use super::{Weights, expect_shape, gguf, not_finite};
 use crate::error::{Error, ErrorKind, Result};
+use crate::native::Item;
 use crate::nn::Conv;
 
 impl Weights {
@@ -19,22 +20,30 @@ impl Weights {
     /// When a tensor is missing, has another shape or dtype, or holds NaN or infinity.
     pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let scaled = self.has(&format!("{name}.scales"));
-        let (matrix, what) = if self.has(&format!("{name}.W_q")) {
+        let native = self.native(name, rows, cols)?;
+        let is_native = native.is_some();
+        let (matrix, what) = if let Some(native) = native {
+            native
+        } else if self.has(&format!("{name}.W_q")) {
             if scaled { self.gemlite(name, rows, cols)? } else { self.hqq(name, rows, cols)? }
         } else if scaled {
             self.mlx(name, rows, cols)?
         } else {
             self.plain(name, rows, cols)?
         };
-        if !matrix.is_finite() {
+        // a native pack was checked when it was written
+        if !is_native && !matrix.is_finite() {
             return Err(not_finite(&what));
         }
+        self.record(name, || Item::Matrix(matrix.clone()));
         self.catalog
             .kinds
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(self.name(name), matrix.kind());
-        self.release();
+        if !is_native {
+            self.release();
+        }
         Ok(matrix)
     }
 
@@ -128,6 +137,8 @@ impl Weights {
             return Err(not_finite(&what));
         }
         self.release();
-        Ok(Conv { values: bytes, float_type, bias, in_channels, kernel })
+        let conv = Conv { values: bytes, float_type, bias, in_channels, kernel };
+        self.record(name, || Item::Conv(conv.clone()));
+        Ok(conv)
     }
 }

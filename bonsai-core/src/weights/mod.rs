@@ -11,6 +11,7 @@ mod gguf;
 mod mapped;
 mod matrix;
 mod names;
+mod native;
 mod packs;
 mod pickle;
 mod quantized;
@@ -24,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bonsai_kernels::SharedBytes;
 use bonsai_kernels::weights::{FloatType, Scales};
@@ -36,8 +37,11 @@ pub use mapped::MappedFile;
 pub use names::Component;
 pub use stored::{Attribute, StoredTensor};
 
+pub(crate) use safetensors::{metadata as safetensors_metadata, read as read_safetensors};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::model_source::ModelFiles;
+use crate::native::{Item, Recorder};
 use names::{Naming, Rows};
 
 /// How many names an error lists before it only counts.
@@ -63,6 +67,7 @@ struct Catalog {
     attributes: BTreeMap<String, Attribute>,
     claimed: Mutex<BTreeSet<String>>,
     kinds: Mutex<BTreeMap<String, &'static str>>,
+    recorder: OnceLock<Recorder>,
 }
 
 /// A place in the tree of a component's tensors.
@@ -117,7 +122,7 @@ impl Weights {
             }
         }
         let (claimed, kinds) = (Mutex::default(), Mutex::default());
-        let catalog = Catalog { files, entries, attributes, claimed, kinds };
+        let catalog = Catalog { files, entries, attributes, claimed, kinds, recorder: OnceLock::new() };
         Ok(Self { catalog: Arc::new(catalog), prefix: String::new() })
     }
 
@@ -257,6 +262,7 @@ impl Weights {
     /// When it is missing, has another shape or dtype, or holds NaN or infinity.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (bytes, float_type, what) = self.floats(name, shape)?;
+        self.record(name, || Item::Values(bytes.clone(), float_type, shape.to_vec()));
         let values: Vec<f32> = Scales::new(bytes, float_type, 1.0).iter().collect();
         if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(not_finite(&what)) }
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use safetensors::Dtype as SafetensorsDtype;
+use safetensors::{Dtype as SafetensorsDtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -50,7 +50,7 @@ fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<
     deserializer.deserialize_seq(Axes)
 }
 
-pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
+pub(crate) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
     let expected = "expected a safetensors file (8 bytes of header length, a JSON header, tensor bytes)";
     let unsound = |what: String| Error::format(format!("{expected}: {what}"));
     let (len, rest) = bytes
@@ -67,6 +67,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
     let tensors = tensors.map_err(|e| Error::format(expected).with_source(e))?;
     expect_no_gaps(&tensors, 8 + header.len(), data.len())?;
     Ok(tensors)
+}
+
+/// The `__metadata__` of a file.
+pub(crate) fn metadata(bytes: &[u8]) -> Result<BTreeMap<String, String>> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes)
+        .map_err(|e| Error::format("expected a safetensors file").with_source(e))?;
+    Ok(metadata.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect())
 }
 
 /// Tensors must fill the data, side by side.

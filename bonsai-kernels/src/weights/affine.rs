@@ -58,6 +58,14 @@ impl<const BITS: u32> AffineWeights<BITS> {
         self.codes.gather(&self.biases, first_row, group, out);
     }
 
+    pub(super) fn grouped(&self) -> &GroupedCodes {
+        &self.codes
+    }
+
+    pub(super) fn biases(&self) -> &Scales {
+        &self.biases
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.codes.bytes() + self.biases.byte_len()
     }

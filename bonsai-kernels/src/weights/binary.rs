@@ -41,6 +41,10 @@ impl BinaryWeights {
         self.bits.scales.copy_to(self.bits.group_index(row, first_group), out);
     }
 
+    pub(super) fn grouped(&self) -> &GroupedCodes {
+        &self.bits
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bits.bytes()
     }

@@ -36,6 +36,10 @@ impl CodeRows {
         self.cols
     }
 
+    pub(crate) fn bytes(&self) -> SharedBytes {
+        self.bytes.clone()
+    }
+
     pub(crate) fn byte_len(&self) -> usize {
         self.bytes.len()
     }

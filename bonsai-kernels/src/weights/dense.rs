@@ -72,6 +72,11 @@ impl DenseWeights {
         }
     }
 
+    /// The values as they are stored.
+    pub fn stored(&self) -> SharedBytes {
+        self.values.bytes()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.values.byte_len()
     }

@@ -10,6 +10,7 @@ mod dense;
 mod expand;
 mod grouped;
 mod half_float;
+mod parts;
 mod scales;
 mod ternary;
 
@@ -18,6 +19,7 @@ pub use binary::BinaryWeights;
 pub use codes::CodeRows;
 pub use dense::DenseWeights;
 pub use half_float::{bf16_to_f32, f16_to_f32};
+pub use parts::WeightParts;
 pub use scales::{FloatType, Scales};
 pub use ternary::TernaryWeights;
 

@@ -36,6 +36,10 @@ impl TernaryWeights {
         self.trits.codes.code(row, col) as i8 - 1
     }
 
+    pub(super) fn grouped(&self) -> &GroupedCodes {
+        &self.trits
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.trits.bytes()
     }

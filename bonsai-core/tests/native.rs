@@ -1,0 +1,158 @@
+//! Conversions: what comes back is what went in.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bonsai_core::native::{Target, check_digests, convert};
+use bonsai_core::weights::{Component, Weights};
+use bonsai_core::{ErrorKind, Image, Pipeline, PipelineOptions, Request};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/model");
+
+fn paint(model: &Path) -> Image {
+    let options = PipelineOptions { threads: Some(2), ..PipelineOptions::default() };
+    let request = Request::new("a bonsai in a glass jar").seed(9).steps(2);
+    Pipeline::open_with(model, &options).unwrap().generate(&request).unwrap().image
+}
+
+/// The golden model with the named folder as its transformer.
+fn model(dir: &Path, transformer: &str) -> PathBuf {
+    let root = dir.join("model");
+    for (from, to) in [
+        ("text_encoder", "text_encoder"),
+        ("vae", "vae"),
+        ("tokenizer", "tokenizer"),
+        (transformer, "transformer"),
+    ] {
+        fs::create_dir_all(root.join(to)).unwrap();
+        for entry in fs::read_dir(Path::new(GOLDEN).join(from)).unwrap().flatten() {
+            fs::copy(entry.path(), root.join(to).join(entry.file_name())).unwrap();
+        }
+    }
+    fs::copy(Path::new(GOLDEN).join("bonsai.json"), root.join("bonsai.json")).unwrap();
+    root
+}
+
+#[test]
+fn every_form_and_the_way_back_paint_the_same_picture() {
+    for transformer in ["transformer", "transformer_ternary"] {
+        let dir = tempfile::tempdir().unwrap();
+        let original = model(dir.path(), transformer);
+        let want = paint(&original);
+        let mut packs = Vec::new();
+        for (name, target) in
+            [("native", Target::Native), ("gguf", Target::Gguf), ("unpacked", Target::Unpacked)]
+        {
+            let converted = dir.path().join(format!("{name}.safetensors"));
+            convert(&original, &converted, target).unwrap();
+            assert!(paint(&converted) == want, "{transformer} as {name}");
+            let back = dir.path().join(format!("{name}.back.safetensors"));
+            convert(&converted, &back, Target::Native).unwrap();
+            assert!(paint(&back) == want, "{transformer} as {name} and back");
+            packs.push(fs::read(back).unwrap());
+        }
+        // from the native pack onwards to the others
+        for (name, target) in [("gguf", Target::Gguf), ("unpacked", Target::Unpacked)] {
+            let onwards = dir.path().join(format!("onwards-{name}"));
+            convert(&dir.path().join("native.safetensors"), &onwards, target).unwrap();
+            assert!(paint(&onwards) == want, "{transformer} from native to {name}");
+        }
+    }
+}
+
+#[test]
+fn unpacked_weights_are_the_bits_of_the_packed_ones() {
+    for (transformer, kind, forms) in
+        [("transformer", "binary", ["Q1_0", "F16"]), ("transformer_ternary", "ternary", ["Q2_0", "F16"])]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let original = model(dir.path(), transformer);
+        let files = |root: &Path, ending: &str| -> Vec<PathBuf> {
+            let entries = fs::read_dir(root.join("transformer")).unwrap().flatten().map(|e| e.path());
+            entries.filter(|p| p.extension().is_some_and(|e| e == ending)).collect()
+        };
+        let rows = |paths: &[PathBuf]| -> BTreeMap<String, Vec<Vec<f32>>> {
+            let weights = Weights::open(paths, Component::Transformer).unwrap();
+            ["transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.attn.to_out"]
+                .into_iter()
+                .map(|name| {
+                    let hidden = weights.shape("x_embedder.weight").unwrap()[0];
+                    let cols = if name.ends_with("to_out") { 4 * hidden } else { hidden };
+                    let matrix = weights.matrix(name, hidden, cols).unwrap();
+                    assert_eq!(matrix.kind(), kind, "{name}");
+                    (name.to_owned(), (0..hidden).map(|row| matrix.row(row)).collect())
+                })
+                .collect()
+        };
+        let want = rows(&files(&original, "safetensors"));
+        for (target, ending, form) in
+            [(Target::Gguf, "gguf", forms[0]), (Target::Unpacked, "safetensors", forms[1])]
+        {
+            let to = dir.path().join(ending);
+            convert(&original, &to, target).unwrap();
+            let paths = files(&to, ending);
+            let stored = bonsai_core::weights::TensorFile::open(&paths[0]).unwrap();
+            let tensor = &stored.tensors["transformer_blocks.0.attn.to_q.weight"];
+            assert_eq!(tensor.dtype.to_string(), form);
+            assert!(rows(&paths) == want, "{transformer} as {ending}");
+        }
+    }
+}
+
+#[test]
+fn a_native_pack_knows_its_digests_and_is_aligned() {
+    let dir = tempfile::tempdir().unwrap();
+    let pack = dir.path().join("pack.safetensors");
+    convert(Path::new(GOLDEN), &pack, Target::Native).unwrap();
+    let checked = check_digests(&pack).unwrap();
+    assert_eq!(checked.len(), 4, "{checked:?}");
+    assert!(checked.iter().all(|(_, sound)| *sound), "{checked:?}");
+    // nothing of it is copied
+    let (options, request) = (PipelineOptions::default(), Request::new(""));
+    let base = |model: &Path| bonsai_core::estimate(model, &options, &request).unwrap().base_bytes;
+    assert!(base(&pack) <= base(Path::new(GOLDEN)));
+    let stored = bonsai_core::weights::TensorFile::open(&pack).unwrap();
+    assert!(stored.tensors.values().all(|t| t.dtype.to_string() == "U8" || t.range.start % 64 == 0));
+    let codes = stored.tensors.iter().filter(|(name, _)| name.ends_with(".binary"));
+    assert!(codes.clone().count() > 0 && codes.clone().all(|(_, t)| t.range.start % 64 == 0));
+
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[codes.map(|(_, t)| t.range.start).next().unwrap()] ^= 1;
+    let damaged = dir.path().join("damaged.safetensors");
+    fs::write(&damaged, bytes).unwrap();
+    let wrong: Vec<_> = check_digests(&damaged).unwrap().into_iter().filter(|(_, sound)| !sound).collect();
+    assert_eq!(wrong, [("transformer".to_owned(), false)]);
+}
+
+#[test]
+fn bad_packs_are_errors_and_outputs_are_never_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let pack = dir.path().join("pack.safetensors");
+    convert(Path::new(GOLDEN), &pack, Target::Native).unwrap();
+    let again = convert(Path::new(GOLDEN), &pack, Target::Native).unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::InvalidArgument);
+    let bytes = fs::read(&pack).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let text = std::str::from_utf8(&bytes[8..8 + header]).unwrap();
+    // each keeps the length of the header
+    let changes = [
+        (r#""version":"1""#, r#""version":"7""#, ErrorKind::Unsupported),
+        (r#""format":"bonsai""#, r#""format":"pt    ""#, ErrorKind::NotFound),
+        ("attn.to_q.binary", "attn.to_q.b1nary", ErrorKind::ModelMismatch),
+        (r#""tokenizer.tables""#, r#""tokenizer.tablez""#, ErrorKind::NotFound),
+    ];
+    for (from, to, kind) in changes {
+        assert!(text.contains(from), "{from}");
+        let mut changed = bytes.clone();
+        changed[8..8 + header].copy_from_slice(text.replacen(from, to, 1).as_bytes());
+        let path = dir.path().join("changed.safetensors");
+        fs::write(&path, changed).unwrap();
+        assert_eq!(Pipeline::open(&path).unwrap_err().kind(), kind, "{to}");
+    }
+    for len in [0, 7, 8 + header / 2, 8 + header, bytes.len() - 1] {
+        let path = dir.path().join("short.safetensors");
+        fs::write(&path, &bytes[..len]).unwrap();
+        assert_eq!(Pipeline::open(&path).unwrap_err().kind(), ErrorKind::ModelFormat, "{len} bytes");
+    }
+}
