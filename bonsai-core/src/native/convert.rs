@@ -8,7 +8,7 @@ use bonsai_kernels::weights::{FloatType, Weights as Matrix};
 use serde_json::{Value, json};
 
 use super::safetensors_writer::{self, Data, Tensor, dtype_name};
-use super::{FORMAT, Item, ROLES, TOKENIZER, VERSION, floats, gguf_writer};
+use super::{ALIGN, FORMAT, Item, ROLES, TOKENIZER, VERSION, floats, gguf_writer};
 use crate::LatentRgb;
 use crate::config::read_json;
 use crate::error::{Error, ErrorKind, Result};
@@ -158,7 +158,7 @@ fn native(source: &Source, path: &Path) -> Result<()> {
     }
     write_file(path, |out| {
         let group = |name: &str| name.split('.').next().map(str::to_owned);
-        safetensors_writer::write(out, &tensors, &metadata, &group)
+        safetensors_writer::write(out, &tensors, &metadata, &group, ALIGN)
     })
 }
 
@@ -221,7 +221,7 @@ fn directory(source: &Source, root: &Path, target: Target) -> Result<()> {
         let name = if *role == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         write_file(&folder.join(format!("{name}.safetensors")), |out| {
-            safetensors_writer::write(out, &tensors, &metadata, &|_| None)
+            safetensors_writer::write(out, &tensors, &metadata, &|_| None, 1)
         })?;
     }
     for (name, text) in &source.texts {

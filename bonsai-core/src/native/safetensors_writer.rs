@@ -53,7 +53,7 @@ pub(super) fn dtype_name(float_type: FloatType) -> &'static str {
     }
 }
 
-/// Writes a file. Tensors begin at multiples of [`ALIGN`] bytes of the file; what fills the gaps is a tensor too, as the
+/// Writes a file. Tensors begin at multiples of `align` bytes of the file, which divides [`ALIGN`]; what fills the gaps is a tensor too, as the
 /// format knows no gaps. `digest_of` names the group that a tensor's bytes are digested in; the digests stand in the
 /// metadata as `sha256:GROUP`.
 pub(super) fn write<W: Write + Seek>(
@@ -61,6 +61,7 @@ pub(super) fn write<W: Write + Seek>(
     tensors: &[Tensor],
     metadata: &BTreeMap<String, String>,
     digest_of: &dyn Fn(&str) -> Option<String>,
+    align: usize,
 ) -> io::Result<()> {
     let mut digests: BTreeMap<String, Sha256> = BTreeMap::new();
     let mut metadata = metadata.clone();
@@ -75,7 +76,7 @@ pub(super) fn write<W: Write + Seek>(
         let entry = json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [end, end + len] });
         entries.insert(tensor.name.clone(), entry);
         end += len;
-        let gap = end.next_multiple_of(ALIGN) - end;
+        let gap = end.next_multiple_of(align) - end;
         if gap > 0 {
             let entry = json!({ "dtype": "U8", "shape": [gap], "data_offsets": [end, end + gap] });
             entries.insert(format!("{}.~", tensor.name), entry);
@@ -101,7 +102,7 @@ pub(super) fn write<W: Write + Seek>(
             out.write_all(bytes)
         })?;
         let len = tensor.len();
-        out.write_all(&vec![0; len.next_multiple_of(ALIGN) - len])?;
+        out.write_all(&vec![0; len.next_multiple_of(align) - len])?;
     }
     for (group, digest) in digests {
         metadata.insert(format!("sha256:{group}"), hex(&digest.finalize()));
