@@ -5,8 +5,8 @@
 mod bench;
 mod bytes;
 mod chosen;
-mod doctor;
 mod convert;
+mod doctor;
 mod engine;
 mod estimate;
 mod eval;

@@ -156,7 +156,7 @@ fn directories() -> Vec<Case> {
         case("missing directory", MODEL, &["nowhere", "does not exist", "hint:"], |site| {
             site.bonsai(&["generate", "-m", "nowhere", "-o", "out.png", "a tree"])
         }),
-        case("a file for a directory", MODEL, &["Cargo.toml", "is a file"], |site| {
+        case("a file for a directory", MODEL, &["Cargo.toml", "expected a safetensors file"], |site| {
             let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
             site.bonsai(&["generate", "-m", file, "-o", "out.png", "a tree"])
         }),
