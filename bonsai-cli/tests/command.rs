@@ -366,6 +366,7 @@ fn bench_has_these_keys() {
         "precision",
         "kernels",
         "load_s",
+        "load_tokenizer_s",
         "text_encode_s",
         "step_s",
         "vae_decode_s",
