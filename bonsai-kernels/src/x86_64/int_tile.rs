@@ -45,7 +45,24 @@ macro_rules! vnni_dot {
     };
 }
 
-vnni_dot!(Pairs, Avx512Vnni, __m512i, "avx512f,avx512vnni", _mm512_dpwssd_epi32);
+/// `_mm512_dpwssd_epi32`, which the compiler parts in two instructions where it can.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn multiply_add_pairs(mut sums: __m512i, digits: __m512i, x: __m512i) -> __m512i {
+    // SAFETY: the function has the instruction, which touches registers only.
+    unsafe {
+        std::arch::asm!(
+            "vpdpwssd {sums}, {digits}, {x}",
+            sums = inout(zmm_reg) sums,
+            digits = in(zmm_reg) digits,
+            x = in(zmm_reg) x,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sums
+}
+
+vnni_dot!(Pairs, Avx512Vnni, __m512i, "avx512f,avx512vnni", multiply_add_pairs);
 vnni_dot!(Bytes, Avx512Vnni, __m512i, "avx512f,avx512vnni", _mm512_dpbusd_epi32);
 vnni_dot!(Pairs, AvxVnni, __m256i, "avx2,avxvnni", _mm256_dpwssd_avx_epi32);
 vnni_dot!(Bytes, AvxVnni, __m256i, "avx2,avxvnni", _mm256_dpbusd_avx_epi32);
@@ -157,6 +174,36 @@ macro_rules! int_tile {
             use super::*;
 
             /// # Safety
+            /// As [`multiply`], for steps of the block.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn add_steps<P: Dot<$token, $vector>, const NV: usize, const NARROW: bool>(
+                block: &IntBlock<'_, P::Row>,
+                steps: std::ops::Range<usize>,
+                digits: *const u32,
+                sums: &mut [[$vector; NV]; MR],
+            ) {
+                let rows = block.rows.as_ptr();
+                // in registers, whatever the caller does with the sums
+                let mut part = *sums;
+                for step in steps {
+                    // SAFETY: `step < block.steps`, `m < MR` and `n < NV` stay inside the lengths that were checked.
+                    unsafe {
+                        let digits: [$vector; NV] =
+                            std::array::from_fn(|n| $load(digits.add((step * NV + n) * $lanes).cast()));
+                        for (m, part) in part.iter_mut().enumerate() {
+                            let x = rows.add(m * block.row_stride).cast::<i32>().add(step).read_unaligned();
+                            let x = $splat(x);
+                            for (sum, digits) in part.iter_mut().zip(digits) {
+                                *sum = if NARROW { P::narrow(*sum, digits, x) } else { P::dot(*sum, digits, x) };
+                            }
+                        }
+                    }
+                }
+                *sums = part;
+            }
+
+            /// # Safety
             /// `block` was checked for `MR` rows; `digits` begins one of its panels, of `NV` vectors, and `acc` holds
             /// its tile. With `NARROW`, so many `steps` fit 16-bit sums.
             #[target_feature(enable = $features)]
@@ -166,37 +213,23 @@ macro_rules! int_tile {
                 digits: *const u32,
                 acc: *mut f32,
             ) {
-                let rows = block.rows.as_ptr();
                 let mut sums = [[$zero(); NV]; MR];
                 for (m, sums) in sums.iter_mut().enumerate() {
                     *sums = [$splat(block.starts[m]); NV];
                 }
-                let mut first = 0;
-                while first < block.steps {
-                    let end = block.steps.min(first + steps);
-                    let mut part = if NARROW { [[$zero(); NV]; MR] } else { sums };
-                    for step in first..end {
-                        // SAFETY: `step < steps`, `m < MR` and `n < NV` stay inside the lengths that were checked.
-                        unsafe {
-                            let digits: [$vector; NV] =
-                                std::array::from_fn(|n| $load(digits.add((step * NV + n) * $lanes).cast()));
-                            for (m, part) in part.iter_mut().enumerate() {
-                                let x = rows.add(m * block.row_stride).cast::<i32>().add(step).read_unaligned();
-                                let x = $splat(x);
-                                for (sum, digits) in part.iter_mut().zip(digits) {
-                                    *sum = if NARROW { P::narrow(*sum, digits, x) } else { P::dot(*sum, digits, x) };
-                                }
-                            }
-                        }
-                    }
-                    if NARROW {
+                if NARROW {
+                    for first in (0..block.steps).step_by(steps) {
+                        let mut part = [[$zero(); NV]; MR];
+                        let end = block.steps.min(first + steps);
+                        // SAFETY: as the caller promised.
+                        unsafe { add_steps::<P, NV, true>(block, first..end, digits, &mut part) };
                         for (sum, part) in sums.as_flattened_mut().iter_mut().zip(part.as_flattened()) {
                             *sum = $add(*sum, $madd(*part, $splat16(1)));
                         }
-                    } else {
-                        sums = part;
                     }
-                    first = end;
+                } else {
+                    // SAFETY: as the caller promised.
+                    unsafe { add_steps::<P, NV, false>(block, 0..block.steps, digits, &mut sums) };
                 }
                 // SAFETY: scales stand behind the digits, biases behind the scales.
                 let scales = unsafe { digits.add(block.steps * NV * $lanes).cast::<f32>() };
