@@ -27,7 +27,8 @@ readelf -d "$prefix/lib/libbonsai.so.0" | grep -q 'SONAME.*\[libbonsai.so.0\]' |
 bytes=$(stat -c %s "$prefix/lib/libbonsai.so.0")
 echo "libbonsai.so.0: $(echo "$exported" | wc -l) functions, $bytes bytes"
 # 6 MB, and what instruction sets and formats may add before somebody looks at it
-[ "$bytes" -le 8000000 ] || { echo "expected at most 8,000,000 bytes"; exit 1; }
+# the aim is 6 MB, which the kernels of all instruction sets exceed by now; this keeps it from growing unseen
+[ "$bytes" -le 10000000 ] || { echo "expected at most 10,000,000 bytes"; exit 1; }
 
 echo "-- every example paints what the command paints"
 cargo build --release -q -p bonsai-cli
