@@ -28,6 +28,7 @@ bytes=$(stat -c %s "$prefix/lib/libbonsai.so.0")
 echo "libbonsai.so.0: $(echo "$exported" | wc -l) functions, $bytes bytes"
 # 6 MB, and what instruction sets and formats may add before somebody looks at it
 # the aim is 6 MB, which the kernels of all instruction sets exceed by now; this keeps it from growing unseen
+[ "$bytes" -le 6000000 ] || echo "NOT MET: the aim is at most 6,000,000 bytes"
 [ "$bytes" -le 10000000 ] || { echo "expected at most 10,000,000 bytes"; exit 1; }
 
 echo "-- every example paints what the command paints"
