@@ -8,7 +8,7 @@
  *  - Structs begin with their size: fill them with their _init function, then set what you like. All zero is not enough.
  *  - Text in is UTF-8 with its length in bytes; BONSAI_NUL_TERMINATED as the length means up to the zero byte. Paths too.
  *  - Text and bytes out: call with NULL and 0 to learn the length, then with a buffer.
- *  - Nothing is printed, no state is kept outside of handles, and nothing here ends the process.
+ *  - Nothing is printed, and nothing here ends the process. State is in handles; docs/c-api.md names the one exception.
  *  - Callbacks may not throw, jump out, or call anything but bonsai_cancel_..., bonsai_error_... and pure getters.
  */
 
@@ -96,6 +96,13 @@
  * The next run panics when its first part is done.
  */
 #define BONSAI_INJECT_IN_RUN 2
+#endif
+
+#if defined(BONSAI_TEST_INJECT_PANICS)
+/**
+ * The next piece of work of any pool panics.
+ */
+#define BONSAI_INJECT_IN_JOB 3
 #endif
 
 /**
@@ -264,8 +271,8 @@ typedef struct bonsai_image_view {
 } bonsai_image_view;
 
 /**
- * Shown a rough, small picture (an eighth of the sides, RGB8) after step `step` (from 0) of `steps` of a picture. 0 goes
- * on; anything else ends the run with BONSAI_E_CANCELLED. Never changes what is painted.
+ * Shown a rough picture (RGB8; an eighth of the sides, or all of them with options.preview_decoder) after step `step` (from
+ * 0) of `steps` of a picture. 0 goes on; anything else ends the run with BONSAI_E_CANCELLED. Never changes what is painted.
  */
 typedef int32_t (*bonsai_preview_fn)(void *user_data,
                                      const struct bonsai_image_view *preview,
@@ -543,6 +550,15 @@ typedef struct bonsai_options {
      * Handed to parallel_for.
      */
     void *parallel_user_data;
+    /**
+     * Ends the opening with BONSAI_E_CANCELLED when it is requested; may be NULL. Runs have a token of their own.
+     */
+    const struct bonsai_cancel *cancel;
+    /**
+     * A TAEF2 that paints previews, as large as the picture: its file, its folder, or "tiny" for the one in the model's
+     * directory; with a zero byte at its end. NULL: previews are an eighth of the sides, and cost next to nothing.
+     */
+    const char *preview_decoder;
 } bonsai_options;
 
 /**
@@ -860,7 +876,7 @@ bonsai_status bonsai_generate(const struct bonsai_pipeline *pipeline,
 
 #if defined(BONSAI_TEST_INJECT_PANICS)
 /**
- * Tests only: makes the next call of this thread panic, once.
+ * Tests only: makes the next call of this thread panic, or the next piece of work, once.
  */
 BONSAI_API int32_t bonsai_test_inject_panic(int32_t place);
 #endif

@@ -182,6 +182,9 @@ struct Options {
     /* Names that live as long as this. */
     Options &precision(const char *name) { return raw.precision = name, *this; }
     Options &isa(const char *name) { return raw.isa = name, *this; }
+    Options &preview_decoder(const char *path) { return raw.preview_decoder = path, *this; }
+    /* Cancel::get of a token that ends the opening. */
+    Options &cancel(const bonsai_cancel *token) { return raw.cancel = token, *this; }
 };
 
 /* What to paint. */
@@ -244,7 +247,7 @@ struct Image {
           rgb(view.data, static_cast<std::size_t>(view.length)) {}
 };
 
-/* A rough, small picture on the way. */
+/* A rough picture on the way. */
 struct Preview {
     Image picture;
     std::uint32_t image, step, steps;

@@ -106,14 +106,16 @@ impl EngineArgs {
         precision: ActivationPrecision,
         meter: Option<Arc<Meter>>,
     ) -> Result<Loaded, Failure> {
+        self.load_with(choice, PipelineOptions { isa: Some(isa), precision, meter, ..Default::default() })
+    }
+
+    /// The same with more options; those that are arguments of every command are set here.
+    pub fn load_with(&self, choice: &Choice, options: PipelineOptions) -> Result<Loaded, Failure> {
         let options = PipelineOptions {
             threads: self.threads.map(usize::from),
-            isa: Some(isa),
             max_memory: self.max_memory,
-            precision,
-            meter,
             components: self.components.paths(),
-            ..PipelineOptions::default()
+            ..options
         };
         let started = Instant::now();
         let no_dir = choice.dir.as_os_str().is_empty();

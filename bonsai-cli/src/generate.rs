@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bonsai_core::image::write_png;
 use bonsai_core::noise::NoiseSource;
-use bonsai_core::{Generated, Request};
+use bonsai_core::{Generated, PipelineOptions, Request};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
@@ -120,7 +120,12 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
         ..Request::new(args.prompt.read()?)
     };
     request.check()?;
-    let isa = args.kernel.isa()?;
+    let options = PipelineOptions {
+        isa: Some(args.kernel.isa()?),
+        precision: args.kernel.precision(),
+        preview_decoder: args.preview.decoder()?,
+        ..PipelineOptions::default()
+    };
     let seeds = seed::all(&args.seed, args.batch_count);
     let output = Output::plan(args.output.as_deref(), &seeds)?;
     let choice = args.engine.choose()?;
@@ -131,7 +136,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
         progress.note(&note);
     }
     progress.stage("loading the model");
-    let Loaded { pipeline, took } = args.engine.load(&choice, isa, args.kernel.precision(), None)?;
+    let Loaded { pipeline, took } = args.engine.load_with(&choice, options)?;
     progress.done("load");
     let pipeline = pipeline.with_cancel(interrupt.token.clone());
     interrupt.orderly();

@@ -1,12 +1,13 @@
-//! `--preview`: a small, rough picture after each step, while one waits for the real one.
+//! `--preview`: a rough picture after each step, while one waits for the real one.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use bonsai_core::image::write_png;
-use bonsai_core::{Event, Observer, Preview};
+use bonsai_core::{Event, Observer, Preview, VaePath};
 use clap::{Args, ValueEnum};
 
+use crate::failure::Failure;
 use crate::progress::Progress;
 
 #[derive(Debug, Args)]
@@ -14,6 +15,9 @@ pub struct PreviewArgs {
     /// Write a preview as the picture comes into being; it never changes the picture
     #[arg(long, value_name = "KIND", value_enum, default_value_t = Kind::None)]
     preview: Kind,
+    /// The TAEF2 of --preview tiny: its file or folder [default: the one in the model directory]
+    #[arg(long, value_name = "PATH")]
+    preview_decoder: Option<VaePath>,
     /// PNG file of the preview, written over each time; {step} and {seed} in the name keep them apart
     #[arg(long, value_name = "FILE", default_value = "preview.png")]
     preview_path: PathBuf,
@@ -28,6 +32,19 @@ enum Kind {
     None,
     /// The latents as colours, an eighth of the picture's sides
     Latent,
+    /// What TAEF2 makes of the latents, as large as the picture
+    Tiny,
+}
+
+impl PreviewArgs {
+    /// Which decoder is to be loaded, if one is.
+    pub fn decoder(&self) -> Result<Option<VaePath>, Failure> {
+        match (self.preview, &self.preview_decoder) {
+            (Kind::Tiny, path) => Ok(Some(path.clone().unwrap_or(VaePath::Tiny))),
+            (_, None) => Ok(None),
+            (_, Some(_)) => Err(Failure::usage("--preview-decoder: expected --preview tiny beside it")),
+        }
+    }
 }
 
 /// Shows progress and writes previews.
@@ -58,7 +75,7 @@ impl Observer for Watch<'_> {
 
     fn wants_preview(&self, step: usize, steps: usize) -> bool {
         let due = (step + 1).is_multiple_of(self.args.preview_interval as usize) || step + 1 == steps;
-        self.args.preview == Kind::Latent && due
+        self.args.preview != Kind::None && due
     }
 
     fn preview(&mut self, preview: &Preview) -> ControlFlow<()> {

@@ -175,6 +175,28 @@ fn previews_change_nothing() {
 }
 
 #[test]
+fn previews_by_the_tiny_decoder_are_as_large_as_the_picture() {
+    let site = Site::new();
+    let taef2 = concat!(env!("CARGO_MANIFEST_DIR"), "/../bonsai-core/tests/fixtures/taef2_decoder.pth");
+    succeeds(site.generate(&["-s", "3", "--size", "96x64", "-o", "plain.png", "a tree"]));
+    let args = ["-s", "3", "--size", "96x64", "-o", "watched.png", "--preview", "tiny", "a tree"];
+    succeeds(site.generate(&[&args[..], &["--preview-decoder", taef2]].concat()));
+    let read = |name: &str| fs::read(site.work.join(name)).unwrap();
+    assert_eq!(read("plain.png"), read("watched.png"));
+    let preview = Image::load(site.work.join("preview.png")).unwrap();
+    assert_eq!((preview.width(), preview.height()), (96, 64));
+    // without a name it is the one in the model directory, where there is none yet
+    let output = site.generate(&args);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("preview decoder: "), "{}", stderr(&output));
+    fs::copy(taef2, site.model.join("vae/taef2_decoder.pth")).unwrap();
+    succeeds(site.generate(&args));
+    // two that contradict each other
+    let output = site.generate(&["--preview", "latent", "--preview-decoder", taef2, "a tree"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn batches_count_seeds_and_names() {
     let site = Site::new();
     succeeds(site.generate(&["-s", "5", "-b", "2", "-o", "a.png", "x"]));

@@ -61,6 +61,7 @@ mod options;
 mod page_allocator;
 pub mod pipeline;
 mod preview;
+mod preview_decoder;
 mod request;
 pub mod scheduler;
 pub mod text_encoder;

@@ -9,6 +9,7 @@ use crate::estimate::{ModelSizes, Parts};
 use crate::model_dir::ModelDir;
 use crate::options::PipelineOptions;
 use crate::preview::LatentRgb;
+use crate::preview_decoder;
 use crate::request::{Schedule, token_grid};
 use crate::text_encoder::{Qwen3, Qwen3Config};
 use crate::tokenizer::Tokenizer;
@@ -44,6 +45,8 @@ pub(crate) struct Model {
     pub(crate) vae: Vae,
     /// Stored beside the VAE, or else fitted when the first preview is asked for.
     pub(crate) latent_rgb: OnceLock<LatentRgb>,
+    /// Paints previews instead of that.
+    pub(crate) preview_decoder: Option<Vae>,
     /// What estimates are made from.
     pub(crate) sizes: ModelSizes,
     /// What is wrong with the files though they make a model.
@@ -120,6 +123,8 @@ impl Model {
             let _ = latent_rgb.set(map);
         }
         let vae_pages = Pages(weights.maps());
+        let preview = options.preview_decoder.as_ref();
+        let preview = preview.map(|path| preview_decoder::load(dir, path, vae.config())).transpose()?;
         let (produced, read) = (transformer.config().out_channels(), vae.config().token_channels());
         if produced != read || transformer.config().in_channels != read {
             return Err(Error::mismatch(format!(
@@ -128,6 +133,7 @@ impl Model {
             )));
         }
 
+        source.go_on()?;
         let started = Instant::now();
         let tokenizer = Tokenizer::open_from(source, &dir.tokenizer()?)?;
         let tokenizer_load = started.elapsed();
@@ -147,6 +153,7 @@ impl Model {
             transformer: (&transformer_weights, transformer.config()),
             text_encoder: (&text_encoder_weights, text_encoder.config()),
             vae: (&weights, vae.config()),
+            preview_decoder: preview.as_ref().map(|(weights, decoder)| (weights, decoder.config())),
             taps: &taps,
             max_sequence_length,
             size,
@@ -177,6 +184,7 @@ impl Model {
             transformer,
             vae,
             latent_rgb,
+            preview_decoder: preview.map(|(_, decoder)| decoder),
             warnings,
             pages,
             sizes,

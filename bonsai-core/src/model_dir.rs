@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bonsai_kernels::CancelToken;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -126,6 +127,15 @@ impl ModelDir {
         Self { components, ..self }
     }
 
+    /// The same, whose reading ends soon after the token is set.
+    #[must_use]
+    pub(crate) fn with_cancel(self, cancel: Option<CancelToken>) -> Self {
+        match cancel {
+            Some(cancel) => Self { files: self.files.with_cancel(cancel), ..self },
+            None => self,
+        }
+    }
+
     /// A directory that a host keeps; its paths are the names of the host's files.
     pub(crate) fn of_source(files: ModelFiles) -> Self {
         Self { root: PathBuf::new(), files, components: ComponentPaths::default() }
@@ -189,7 +199,7 @@ impl ModelDir {
             return self.named(path, role);
         }
         if role == "vae" && self.components.vae == Some(VaePath::Tiny) {
-            return self.tiny_vae();
+            return self.tiny_vae(&self.root);
         }
         match self.folder(role) {
             Ok(dir) => self.in_folder(&dir),
@@ -291,14 +301,26 @@ impl ModelDir {
         }
     }
 
-    /// The files of TAEF2: in the directory, or in a folder whose name begins with `vae` or `tae`.
-    fn tiny_vae(&self) -> Result<ComponentFiles> {
-        let mut folders = vec![self.root.clone()];
+    /// The files of the TAEF2 that paints previews.
+    ///
+    /// # Errors
+    /// When there is none where it should be.
+    pub fn preview_decoder(&self, path: &VaePath) -> Result<ComponentFiles> {
+        match path {
+            VaePath::Tiny => self.tiny_vae(&self.root),
+            VaePath::Path(path) if self.files.is_dir(path) => self.tiny_vae(path),
+            VaePath::Path(path) => self.named(path, "preview decoder"),
+        }
+    }
+
+    /// The files of TAEF2: in the directory, or in a folder of it whose name begins with `vae` or `tae`.
+    fn tiny_vae(&self, root: &Path) -> Result<ComponentFiles> {
+        let mut folders = vec![root.to_owned()];
         let is_vae = |path: &PathBuf| {
             let name = file_name(path);
             self.files.is_dir(path) && (name.starts_with("vae") || name.starts_with("tae"))
         };
-        folders.extend(self.files.entries(&self.root)?.into_iter().filter(is_vae));
+        folders.extend(self.files.entries(root)?.into_iter().filter(is_vae));
         for dir in folders {
             let mut weights = Vec::new();
             for path in self.weights_in(&dir)? {
@@ -314,7 +336,7 @@ impl ModelDir {
         }
         let message =
             "no tiny VAE; expected the files of TAEF2 (taef2_decoder, taef2_encoder) beside the others";
-        Err(Error::new(ErrorKind::NotFound, format!("{}: {message}", self.root.display())))
+        Err(Error::new(ErrorKind::NotFound, format!("{}: {message}", root.display())))
     }
 
     /// The tokenizer's folder, or its file: what was named, or a folder of its own, or the text encoder's.

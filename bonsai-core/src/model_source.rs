@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use bonsai_kernels::{AlignedBuf, Allocator, SystemAllocator};
+use bonsai_kernels::{AlignedBuf, Allocator, CancelToken, KernelError, SystemAllocator};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::native::NativePack;
@@ -38,6 +38,7 @@ pub(crate) struct ModelFiles {
     source: Option<Arc<dyn ModelSource>>,
     native: Option<Arc<NativePack>>,
     allocator: Arc<dyn Allocator>,
+    cancel: CancelToken,
 }
 
 impl fmt::Debug for ModelFiles {
@@ -48,17 +49,31 @@ impl fmt::Debug for ModelFiles {
 
 impl ModelFiles {
     pub(crate) fn disk() -> Self {
-        Self { source: None, native: None, allocator: Arc::new(SystemAllocator) }
+        Self { source: None, native: None, allocator: Arc::new(SystemAllocator), cancel: CancelToken::new() }
     }
 
     /// Files of weights go to buffers of this allocator.
     pub(crate) fn from_source(source: Arc<dyn ModelSource>, allocator: Arc<dyn Allocator>) -> Self {
-        Self { source: Some(source), native: None, allocator }
+        Self { source: Some(source), allocator, ..Self::disk() }
     }
 
     pub(crate) fn from_native(pack: NativePack) -> Self {
         let pack = Arc::new(pack);
-        Self { source: Some(pack.clone()), native: Some(pack), allocator: Arc::new(SystemAllocator) }
+        Self { source: Some(pack.clone()), native: Some(pack), ..Self::disk() }
+    }
+
+    /// The same, whose reading ends soon after the token is set.
+    pub(crate) fn with_cancel(self, cancel: CancelToken) -> Self {
+        Self { cancel, ..self }
+    }
+
+    pub(crate) fn cancel(&self) -> &CancelToken {
+        &self.cancel
+    }
+
+    /// Fails when opening the model was cancelled.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(KernelError::Cancelled.into()) } else { Ok(()) }
     }
 
     /// The tensors of a component, where the model is a native pack.
@@ -112,6 +127,7 @@ impl ModelFiles {
 
     /// A small file; the inner error is the size of one that has more than `max_bytes`.
     pub(crate) fn read(&self, path: &Path, max_bytes: u64) -> Result<std::result::Result<Vec<u8>, u64>> {
+        self.go_on()?;
         match &self.source {
             None => {
                 let io = |e| Error::io(path, e);
@@ -137,6 +153,7 @@ impl ModelFiles {
 
     /// A file of weights: mapped from disk, or read into a buffer.
     pub(crate) fn open(&self, path: &Path) -> Result<Arc<MappedFile>> {
+        self.go_on()?;
         let Some(source) = &self.source else { return MappedFile::open(path) };
         let (name, size) = find(source.as_ref(), path)?;
         if size == 0 {
@@ -148,6 +165,7 @@ impl ModelFiles {
         let mut buffer =
             AlignedBuf::<u8>::zeroed(&self.allocator, len).map_err(|e| Error::from(e).in_file(path))?;
         for (index, chunk) in buffer.chunks_mut(CHUNK_BYTES).enumerate() {
+            self.go_on()?;
             let offset = (index * CHUNK_BYTES) as u64;
             source.read_at(&name, offset, chunk).map_err(|e| e.in_file(path))?;
         }

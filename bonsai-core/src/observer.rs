@@ -34,13 +34,14 @@ impl<F: FnMut(Event) -> ControlFlow<()>> Observer for F {
     }
 }
 
-/// What the picture would be if the last velocity were right to the end, small and rough.
+/// What the picture would be if the last velocity were right to the end, roughly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
     /// The step that was just done, from 0.
     pub step: usize,
     /// Steps in all.
     pub steps: usize,
-    /// One pixel for each pixel of the latent: an eighth of the picture's sides.
+    /// As large as the picture, where there is a preview decoder; else one pixel for each pixel of the latent, an eighth of
+    /// the picture's sides.
     pub image: Image,
 }

@@ -2,9 +2,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use bonsai_kernels::gemm::ActivationPrecision;
-use bonsai_kernels::{Allocator, Cpu, Isa, Meter, ParallelFor, RayonThreads};
+use bonsai_kernels::{Allocator, CancelToken, Cpu, Isa, Meter, ParallelFor, RayonThreads};
 
-use crate::component_paths::ComponentPaths;
+use crate::component_paths::{ComponentPaths, VaePath};
 use crate::error::{Error, ErrorKind, Result};
 use crate::page_allocator::PageAllocator;
 
@@ -30,6 +30,11 @@ pub struct PipelineOptions {
     pub max_memory: Option<u64>,
     /// Components that replace those of the model directory.
     pub components: ComponentPaths,
+    /// A TAEF2 that paints previews, at the size of the picture; without one they are a linear map of the latents, at an
+    /// eighth of its sides.
+    pub preview_decoder: Option<VaePath>,
+    /// Ends the opening when it is set. Runs have theirs by [`Pipeline::with_cancel`](crate::Pipeline::with_cancel).
+    pub cancel: Option<CancelToken>,
     /// Counts the work of the linears.
     pub meter: Option<Arc<Meter>>,
 }

@@ -131,7 +131,7 @@ impl Pipeline {
     /// As [`Pipeline::open`]; also when an option is out of its range or `BONSAI_ISA` names no instruction set.
     pub fn open_with(dir: impl AsRef<Path>, options: &PipelineOptions) -> Result<Self> {
         let cpu = options.cpu()?;
-        let dir = ModelDir::chosen(dir.as_ref(), &options.components)?;
+        let dir = ModelDir::chosen(dir.as_ref(), &options.components)?.with_cancel(options.cancel.clone());
         let model = Model::load(&dir, options)?;
         Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
     }
@@ -143,6 +143,7 @@ impl Pipeline {
     pub fn open_source(source: Arc<dyn ModelSource>, options: &PipelineOptions) -> Result<Self> {
         let cpu = options.cpu()?;
         let dir = ModelDir::of_source(ModelFiles::from_source(source, options.allocator()));
+        let dir = dir.with_cancel(options.cancel.clone());
         let model = Model::load(&dir, options)?;
         Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
     }
@@ -153,7 +154,8 @@ impl Pipeline {
     /// When one of them is not named; also as [`Pipeline::open_with`].
     pub fn open_components(options: &PipelineOptions) -> Result<Self> {
         let cpu = options.cpu()?;
-        let model = Model::load(&ModelDir::of_components(options.components.clone())?, options)?;
+        let dir = ModelDir::of_components(options.components.clone())?.with_cancel(options.cancel.clone());
+        let model = Model::load(&dir, options)?;
         Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
     }
 
@@ -360,7 +362,11 @@ impl Pipeline {
     /// # Errors
     /// When memory lacks or the channels are not the VAE's.
     pub fn denormalise(&self, latents: &Latents) -> Result<PictureBuffer> {
-        let expected = self.vae().config().token_channels();
+        self.denormalise_for(self.vae(), latents)
+    }
+
+    fn denormalise_for(&self, vae: &Vae, latents: &Latents) -> Result<PictureBuffer> {
+        let expected = vae.config().token_channels();
         if latents.channels() != expected {
             return Err(Error::invalid(format!(
                 "channels of the latents: expected {expected}, found {}",
@@ -368,7 +374,7 @@ impl Pipeline {
             )));
         }
         let mut denormalised = latents.clone();
-        self.vae().latent_norm().denormalise(denormalised.as_mut_slice());
+        vae.latent_norm().denormalise(denormalised.as_mut_slice());
         denormalised.unpatchify(&self.cpu)
     }
 
@@ -435,12 +441,23 @@ impl Pipeline {
         Ok(self.model.latent_rgb.get_or_init(|| map))
     }
 
-    /// A rough small picture, one pixel for each pixel of the latent, of clean latents: `latents - sigma * velocity`
-    /// while the noise level is `sigma`.
+    /// The preview decoder, where the options name one.
+    pub fn preview_decoder(&self) -> Option<&Vae> {
+        self.model.preview_decoder.as_ref()
+    }
+
+    /// A rough picture of clean latents, which are `latents - sigma * velocity` while the noise level is `sigma`: by the
+    /// preview decoder, where there is one; else one pixel for each pixel of the latent.
     ///
     /// # Errors
     /// As [`Pipeline::denormalise`] and [`Pipeline::latent_rgb`].
     pub fn preview(&self, clean: &Latents) -> Result<Image> {
+        if let Some(decoder) = self.preview_decoder() {
+            let latent = self.denormalise_for(decoder, clean)?;
+            let picture = decoder.decode(&mut Context::new(&self.cpu), latent.view())?;
+            let (height, width, _) = picture.dim();
+            return Ok(Image::from_decoded(width, height, picture.as_slice()));
+        }
         let map = self.latent_rgb()?;
         map.image(self.denormalise(clean)?.view())
     }

@@ -57,6 +57,20 @@ fn an_estimate_is_the_same_before_and_after_loading() {
 }
 
 #[test]
+fn a_preview_decoder_is_counted() {
+    let taef2 = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/taef2_decoder.pth");
+    let watched = PipelineOptions { preview_decoder: taef2.parse().ok(), ..options(None) };
+    let request = Request::new("").size(1024, 1024);
+    let with = estimate(MODEL, &watched, &request).unwrap();
+    assert_eq!(with, Pipeline::open_with(MODEL, &watched).unwrap().estimate(&request).unwrap());
+    let without = estimate(MODEL, &options(None), &request).unwrap();
+    // three feature maps of 64 channels at full size
+    assert!(with.stages[1].peak_bytes > without.stages[1].peak_bytes);
+    assert!(with.stages[1].activation_bytes > 3 * 64 * 4 * 1024 * 1024, "{with:?}");
+    assert_eq!(with.stages[2].activation_bytes, without.stages[2].activation_bytes);
+}
+
+#[test]
 fn a_budget_changes_the_plan_then_refuses_and_names_what_fits() {
     let request = Request::new("").size(1024, 1024);
     let fastest = estimate(MODEL, &options(Some(u64::MAX)), &request).unwrap();

@@ -2,10 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use bonsai_core::{Event, Image, Observer, Pipeline, Preview, Request};
+use bonsai_core::{
+    CancelToken, ErrorKind, Event, Image, Observer, Pipeline, PipelineOptions, Preview, Request, VaePath,
+};
 use ndarray::ArrayView3;
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/model");
+const TAEF2: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/taef2_decoder.pth");
 
 /// Wants a preview after every step but those of this list.
 #[derive(Default)]
@@ -134,4 +137,69 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
             std::fs::copy(&source, to.join(&name)).unwrap();
         }
     }
+}
+
+fn with_decoder(path: &str) -> bonsai_core::Result<Pipeline> {
+    let preview_decoder = path.parse::<VaePath>().ok();
+    Pipeline::open_with(MODEL, &PipelineOptions { preview_decoder, ..PipelineOptions::default() })
+}
+
+#[test]
+fn a_decoder_paints_previews_at_full_size_and_changes_no_picture() {
+    let want = Pipeline::open(MODEL).unwrap().generate(&request()).unwrap();
+    let pipeline = with_decoder(TAEF2).unwrap();
+    let mut curious = Curious { skips: vec![1], ..Curious::default() };
+    let found = pipeline.generate_observed(&request(), &mut curious).unwrap();
+    assert_eq!((found.image, found.recipe), (want.image, want.recipe));
+    assert_eq!(curious.previews.len(), 3);
+    assert!(curious.previews.iter().all(|p| (p.image.width(), p.image.height()) == (96, 64)));
+    assert_ne!(curious.previews[0].image, curious.previews[1].image);
+
+    // the picture that the same decoder makes of the same latents as a VAE of its own
+    let components = bonsai_core::ComponentPaths { vae: TAEF2.parse().ok(), ..Default::default() };
+    let options = PipelineOptions { components, ..PipelineOptions::default() };
+    let tiny = Pipeline::open_with(MODEL, &options).unwrap();
+    let latents = tiny.noise(&request()).unwrap();
+    assert_eq!(pipeline.preview(&latents).unwrap(), tiny.decode(&latents).unwrap());
+}
+
+#[test]
+fn a_preview_decoder_is_the_tiny_one_and_where_it_was_said_to_be() {
+    // the model's own VAE is none
+    let whole = format!("{MODEL}/vae/diffusion_pytorch_model.safetensors");
+    let error = with_decoder(&whole).unwrap_err();
+    assert_eq!((error.kind(), error.file()), (ErrorKind::ModelMismatch, Some(whole.as_ref())), "{error}");
+    assert!(error.to_string().contains("TAEF2"), "{error}");
+    let config = format!("{MODEL}/vae/config.json");
+    let error = with_decoder(&config).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ModelFormat, "{error}");
+    assert!(error.to_string().contains("config.json"), "{error}");
+    assert_eq!(with_decoder("no such file").unwrap_err().kind(), ErrorKind::NotFound);
+    // nothing in the model's directory, and a folder that holds one
+    let error = with_decoder("tiny").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("TAEF2"), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(TAEF2, dir.path().join("taef2_decoder.pth")).unwrap();
+    assert!(with_decoder(dir.path().to_str().unwrap()).unwrap().preview_decoder().is_some());
+}
+
+#[test]
+fn previews_of_a_decoder_are_cancelled_as_all_work_is() {
+    let cancel = CancelToken::new();
+    let pipeline = with_decoder(TAEF2).unwrap().with_cancel(cancel.clone());
+    let latents = pipeline.noise(&request()).unwrap();
+    cancel.cancel();
+    assert_eq!(pipeline.preview(&latents).unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn opening_ends_when_it_is_cancelled() {
+    let cancel = CancelToken::new();
+    let options = PipelineOptions { cancel: Some(cancel.clone()), ..PipelineOptions::default() };
+    // a token that nobody sets changes nothing, and setting it later does not reach the runs
+    let pipeline = Pipeline::open_with(MODEL, &options).unwrap();
+    cancel.cancel();
+    pipeline.generate(&request()).unwrap();
+    assert_eq!(Pipeline::open_with(MODEL, &options).unwrap_err().kind(), ErrorKind::Cancelled);
 }

@@ -24,7 +24,7 @@ pub extern "C" fn bonsai_version_string() -> *const c_char {
 }
 
 /// What this build can do besides its functions.
-const FEATURES: [&str; 4] = ["gguf", "safetensors", "preview", "model_reader"];
+const FEATURES: [&str; 5] = ["gguf", "safetensors", "preview", "preview_decoder", "model_reader"];
 
 /// 1 when this build has the feature of that name ("gguf", "preview", ...; zero byte at its end), 0 when not or not known, a
 /// negative status for NULL or bytes that are not UTF-8.

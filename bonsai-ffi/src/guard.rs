@@ -3,7 +3,8 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Once;
 
 use bonsai_core::{Error, ErrorKind};
@@ -57,7 +58,7 @@ pub(crate) enum Access {
 thread_local! {
     /// How many callbacks of the host this thread is inside of.
     static CALLBACKS: Cell<u32> = const { Cell::new(0) };
-    /// How many guarded bodies this thread is inside of: their panics are caught and need not be printed.
+    /// How many bodies this thread is inside of whose panics are caught and need not be printed.
     static BODIES: Cell<u32> = const { Cell::new(0) };
     /// Where the last panic of this thread happened.
     static PANIC_AT: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -85,16 +86,15 @@ pub(crate) fn call_out<R>(host: impl FnOnce() -> R) -> R {
     host()
 }
 
-/// A panic is reported by status, so this library's own copy of the standard library need not print it as well. Panics
-/// elsewhere in the process are none of our business: they take the way that they took before.
+/// A panic becomes a status, but the standard library prints it before anybody can catch it, and tells where it happened to
+/// its hook and to nobody else. So there is one hook, which is quiet about panics that are caught here; all others take the
+/// way that they took before. It stays, for taking it away between calls would race with other threads.
 fn hush_own_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let thread = std::thread::current();
-            let pooled = thread.name().is_some_and(|name| name.starts_with("bonsai-"));
-            if BODIES.get() == 0 && !pooled {
+            if BODIES.get() == 0 {
                 return previous(info);
             }
             let place = info.location().map(|at| format!("{}:{}", at.file(), at.line()));
@@ -103,24 +103,45 @@ fn hush_own_panics() {
     });
 }
 
-/// Runs a body whose panics become an error.
-pub(crate) fn caught<T>(body: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    hush_own_panics();
-    let _inside = Depth::enter(&BODIES);
-    // what a panic may leave half done is either dropped or, for pipelines, poisoned
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
-        let place = PANIC_AT.with(|at| at.try_borrow_mut().ok().and_then(|mut at| at.take()));
-        let place = place.map_or_else(String::new, |place| format!(" at {place}"));
-        let message = format!("the library panicked{place}: {}", panic_text(payload.as_ref()));
-        // the payload's own drop may panic, outside of any net
-        std::mem::forget(payload);
-        Err(Failure::new(ErrorKind::Panic, message))
-    })
+/// A panic that was caught. It may go on on another thread.
+pub(crate) struct Panic {
+    // the payload's own drop may panic, outside of any net
+    payload: ManuallyDrop<Box<dyn Any + Send>>,
+    place: Option<String>,
 }
 
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+impl Panic {
+    /// Runs a body up to its end or its panic.
+    pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Self> {
+        hush_own_panics();
+        let _inside = Depth::enter(&BODIES);
+        // what a panic may leave half done is either dropped or, for pipelines, poisoned
+        catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
+            let place = PANIC_AT.with(|at| at.try_borrow_mut().ok().and_then(|mut at| at.take()));
+            Self { payload: ManuallyDrop::new(payload), place }
+        })
+    }
+
+    /// Goes on on this thread, as if it had happened here.
+    pub(crate) fn resume(self) -> ! {
+        PANIC_AT.with(|at| at.try_borrow_mut().map(|mut at| *at = self.place).ok());
+        resume_unwind(ManuallyDrop::into_inner(self.payload))
+    }
+
+    fn text(&self) -> &str {
+        let payload = self.payload.as_ref();
+        let text = payload.downcast_ref::<&str>().copied();
+        text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+    }
+}
+
+/// Runs a body whose panics become an error.
+pub(crate) fn caught<T>(body: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    Panic::catch(body).unwrap_or_else(|panic| {
+        let place = panic.place.as_ref().map_or_else(String::new, |place| format!(" at {place}"));
+        let message = format!("the library panicked{place}: {}", panic.text());
+        Err(Failure::new(ErrorKind::Panic, message))
+    })
 }
 
 /// The body of an export that returns a status.

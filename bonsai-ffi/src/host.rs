@@ -1,16 +1,15 @@
-//! The host's memory and threads.
+//! The host's memory and threads, and a pool where it brings none.
 
 use std::alloc::Layout;
-use std::any::Any;
 use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use bonsai_core::kernels::{Allocator, ParallelFor};
+use bonsai_core::ErrorKind;
+use bonsai_core::kernels::{Allocator, ParallelFor, RayonThreads};
 
 use crate::float_mode::FloatMode;
-use crate::guard::{call_out, caught};
+use crate::guard::{Failure, Outcome, Panic, call_out};
 
 /// A pointer of the host's, passed through and never looked at.
 #[derive(Clone, Copy)]
@@ -57,11 +56,35 @@ pub(crate) struct HostThreads {
     pub(crate) user_data: UserData,
 }
 
-/// What the host's threads work on.
+/// What threads work on together.
 struct Job<'a> {
     body: &'a (dyn Fn(usize) + Sync),
-    /// A panic of the body: it may not cross the host's frames, and is raised again behind them.
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// The first panic of the body. It may not cross the frames of a host or a pool, and goes on behind them.
+    panic: Mutex<Option<Panic>>,
+}
+
+impl<'a> Job<'a> {
+    fn new(body: &'a (dyn Fn(usize) + Sync)) -> Self {
+        Self { body, panic: Mutex::new(None) }
+    }
+
+    fn run(&self, index: usize) {
+        let outcome = Panic::catch(|| {
+            #[cfg(feature = "inject-panics")]
+            crate::inject::in_job();
+            (self.body)(index);
+        });
+        if let Err(panic) = outcome {
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+        }
+    }
+
+    /// To be called when all of it has run.
+    fn finish(self) {
+        if let Some(panic) = self.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            panic.resume();
+        }
+    }
 }
 
 /// # Safety
@@ -69,16 +92,8 @@ struct Job<'a> {
 unsafe extern "C" fn run(context: *mut c_void, index: usize) {
     // SAFETY: the contract of this function.
     let job = unsafe { &*context.cast::<Job<'_>>() };
-    let outcome = caught(|| {
-        let _mode = FloatMode::plain();
-        let result = catch_unwind(AssertUnwindSafe(|| (job.body)(index)));
-        if let Err(payload) = result {
-            job.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
-        }
-        Ok(())
-    });
-    // nothing that could fail is left outside of the inner net
-    drop(outcome);
+    let _mode = FloatMode::plain();
+    job.run(index);
 }
 
 impl ParallelFor for HostThreads {
@@ -87,14 +102,35 @@ impl ParallelFor for HostThreads {
     }
 
     fn parallel_for(&self, count: usize, body: &(dyn Fn(usize) + Sync)) {
-        let job = Job { body, panic: Mutex::new(None) };
+        let job = Job::new(body);
         let context = (&raw const job).cast_mut().cast::<c_void>();
         // SAFETY: `run` gets a `Job` that lives until the host's function returns, after which the host may not use it
         // (contract of `bonsai_parallel_for_fn`); it is only shared.
         call_out(|| unsafe { (self.parallel_for)(self.user_data.0, count, run, context) });
-        let panic = job.panic.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(payload) = panic {
-            resume_unwind(payload);
-        }
+        job.finish();
+    }
+}
+
+/// A private pool.
+pub(crate) struct Pool(RayonThreads);
+
+impl Pool {
+    /// As many threads as the system offers, when `threads` is 0.
+    pub(crate) fn new(threads: usize) -> Outcome<Self> {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = RayonThreads::new(if threads == 0 { all() } else { threads });
+        pool.map(Self).map_err(|e| Failure::new(ErrorKind::Io, format!("threads could not be started: {e}")))
+    }
+}
+
+impl ParallelFor for Pool {
+    fn threads(&self) -> usize {
+        self.0.threads()
+    }
+
+    fn parallel_for(&self, count: usize, body: &(dyn Fn(usize) + Sync)) {
+        let job = Job::new(body);
+        self.0.parallel_for(count, &|index| job.run(index));
+        job.finish();
     }
 }

@@ -3,13 +3,13 @@ use std::sync::Arc;
 
 use bonsai_core::kernels::gemm::ActivationPrecision;
 use bonsai_core::kernels::{OVERRIDE, UnknownIsa};
-use bonsai_core::{ErrorKind, Isa, PipelineOptions};
+use bonsai_core::{ErrorKind, Isa, PipelineOptions, VaePath};
 
 use crate::guard::{Access, Failure, Outcome, status};
-use crate::host::{HostAllocator, HostThreads, UserData};
+use crate::host::{HostAllocator, HostThreads, Pool, UserData};
 use crate::log::bonsai_log_fn;
 use crate::structs::{self, Versioned};
-use crate::{BONSAI_LOG_WARN, bonsai_status, text};
+use crate::{BONSAI_LOG_WARN, bonsai_cancel, bonsai_status, handle, text};
 
 /// Takes memory: `size` bytes, never 0, at a multiple of `alignment`, a power of two. NULL when there is none. Called on
 /// any thread.
@@ -75,6 +75,11 @@ pub struct bonsai_options {
     pub parallel_for: bonsai_parallel_for_fn,
     /// Handed to parallel_for.
     pub parallel_user_data: *mut c_void,
+    /// Ends the opening with BONSAI_E_CANCELLED when it is requested; may be NULL. Runs have a token of their own.
+    pub cancel: *const bonsai_cancel,
+    /// A TAEF2 that paints previews, as large as the picture: its file, its folder, or "tiny" for the one in the model's
+    /// directory; with a zero byte at its end. NULL: previews are an eighth of the sides, and cost next to nothing.
+    pub preview_decoder: *const c_char,
 }
 
 // SAFETY: `repr(C)`, fields in descending alignment with explicit padding, all of them integers and nullable pointers.
@@ -101,6 +106,8 @@ unsafe impl Versioned for bonsai_options {
             alloc_user_data: std::ptr::null_mut(),
             parallel_for: None,
             parallel_user_data: std::ptr::null_mut(),
+            cancel: std::ptr::null(),
+            preview_decoder: std::ptr::null(),
         }
     }
 }
@@ -164,7 +171,6 @@ impl bonsai_options {
         };
         let mut options = PipelineOptions { isa, precision, ..PipelineOptions::default() };
         options.max_memory = (self.max_memory_bytes > 0).then_some(self.max_memory_bytes);
-        options.threads = (self.threads > 0).then_some(self.threads as usize);
         match (self.alloc, self.dealloc) {
             (None, None) => {}
             (Some(alloc), Some(dealloc)) => {
@@ -173,17 +179,28 @@ impl bonsai_options {
             }
             _ => return Err(Failure::invalid("options.alloc and options.dealloc: expected both or neither")),
         }
-        if let Some(parallel_for) = self.parallel_for {
-            if !(1..=MAX_THREADS).contains(&self.parallel_threads) {
-                let found = self.parallel_threads;
-                return Err(Failure::invalid(format!(
-                    "options.parallel_threads {found}: expected 1 to {MAX_THREADS} with parallel_for"
-                )));
-            }
-            let user_data = UserData(self.parallel_user_data);
-            let threads = self.parallel_threads as usize;
-            options.parallel_for = Some(Arc::new(HostThreads { parallel_for, threads, user_data }));
+        // SAFETY: null or a live token (contract).
+        let cancel = unsafe { handle::optional(self.cancel, "options.cancel") }?;
+        options.cancel = cancel.map(|cancel| cancel.now.clone());
+        if !self.preview_decoder.is_null() {
+            // SAFETY: ends with a zero (contract).
+            let path = unsafe { text::text(self.preview_decoder, usize::MAX, "options.preview_decoder") }?;
+            let Ok(path) = path.parse::<VaePath>();
+            options.preview_decoder = Some(path);
         }
+        let Some(parallel_for) = self.parallel_for else {
+            options.parallel_for = Some(Arc::new(Pool::new(self.threads as usize)?));
+            return Ok(options);
+        };
+        if !(1..=MAX_THREADS).contains(&self.parallel_threads) {
+            let found = self.parallel_threads;
+            return Err(Failure::invalid(format!(
+                "options.parallel_threads {found}: expected 1 to {MAX_THREADS} with parallel_for"
+            )));
+        }
+        let user_data = UserData(self.parallel_user_data);
+        let threads = self.parallel_threads as usize;
+        options.parallel_for = Some(Arc::new(HostThreads { parallel_for, threads, user_data }));
         Ok(options)
     }
 }

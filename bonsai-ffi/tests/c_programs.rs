@@ -132,6 +132,16 @@ fn pipelines_in_one_process_do_not_hear_each_other() {
 }
 
 #[test]
+fn a_decoder_paints_previews_and_opening_can_be_cancelled() {
+    if there("gcc") {
+        let site = Site::new();
+        let program = site.compile("gcc", &["-std=c99"], "bonsai-ffi/tests/c/preview.c");
+        let taef2 = root("bonsai-core/tests/fixtures/taef2_decoder.pth");
+        site.run(&program, &[model().as_os_str(), taef2.as_os_str()]);
+    }
+}
+
+#[test]
 fn a_host_brings_files_memory_and_threads() {
     if there("gcc") {
         let site = Site::new();

@@ -2,6 +2,7 @@ use crate::error::Result;
 use crate::model::{DEFAULT_MAX_SEQUENCE_LENGTH, DEFAULT_SIZE, DEFAULT_STEPS, default_taps};
 use crate::model_dir::ModelDir;
 use crate::options::PipelineOptions;
+use crate::preview_decoder;
 use crate::text_encoder::Qwen3Config;
 use crate::transformer::Flux2Config;
 use crate::vae::VaeConfig;
@@ -13,6 +14,7 @@ pub(crate) struct ModelSizes {
     pub(super) transformer: Flux2Config,
     pub(super) text_encoder: Qwen3Config,
     pub(super) vae: VaeConfig,
+    pub(super) preview_decoder: Option<VaeConfig>,
     pub(super) taps: Vec<usize>,
     pub(super) max_sequence_length: usize,
     pub(super) size: (usize, usize),
@@ -32,6 +34,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) transformer: (&'a Weights, &'a Flux2Config),
     pub(crate) text_encoder: (&'a Weights, &'a Qwen3Config),
     pub(crate) vae: (&'a Weights, &'a VaeConfig),
+    pub(crate) preview_decoder: Option<(&'a Weights, &'a VaeConfig)>,
     pub(crate) taps: &'a [usize],
     pub(crate) max_sequence_length: usize,
     pub(crate) size: (usize, usize),
@@ -54,11 +57,14 @@ impl ModelSizes {
         transformer_config.validate()?;
         text_encoder_config.validate()?;
         vae_config.validate()?;
+        let preview = options.preview_decoder.as_ref();
+        let preview = preview.map(|path| preview_decoder::open(dir, path, &vae_config)).transpose()?;
         let taps = options.text_encoder_out_layers.clone().or(side.text_encoder_out_layers);
         Ok(Self::of(&Parts {
             transformer: (&transformer, &transformer_config),
             text_encoder: (&text_encoder, &text_encoder_config),
             vae: (&vae, &vae_config),
+            preview_decoder: preview.as_ref().map(|(weights, config)| (weights, config)),
             taps: &taps.unwrap_or_else(|| default_taps(&text_encoder_config)),
             max_sequence_length: options
                 .max_sequence_length
@@ -93,11 +99,13 @@ impl ModelSizes {
         .map(|name| dit.footprint(name));
         let layers = parts.taps.last().copied().unwrap_or(0);
         let layer = largest(text, "layers", layers);
-        let copied = [double, single, layer, text.footprint("embed_tokens."), vae.footprint("")];
+        let preview = parts.preview_decoder.map(|(weights, _)| weights.footprint("")).unwrap_or_default();
+        let copied = [double, single, layer, text.footprint("embed_tokens."), vae.footprint(""), preview];
         Self {
             transformer: c.clone(),
             text_encoder: t.clone(),
             vae: v.clone(),
+            preview_decoder: parts.preview_decoder.map(|(_, config)| config.clone()),
             taps: parts.taps.to_vec(),
             max_sequence_length: parts.max_sequence_length,
             size: parts.size,

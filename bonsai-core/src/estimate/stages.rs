@@ -36,7 +36,8 @@ impl ModelSizes {
         let base = PROGRAM + TOKENIZER_ENTRY * self.text_encoder.vocab_size as u64 + self.copied;
         let (encode, encode_macs) = self.text_encode(text, taps);
         let image = (width / 16) * (height / 16);
-        let (denoise, mapped, denoise_macs) = self.denoise(text, image, steps);
+        let preview = self.preview((width, height), threads);
+        let (denoise, mapped, denoise_macs) = self.denoise(text, image, steps, preview);
         let (decode, decode_macs) = self.decode(request, (width, height), threads, plan);
         let stage = |stage, mapped_bytes, activation_bytes, macs| StageEstimate {
             stage,
@@ -66,8 +67,15 @@ impl ModelSizes {
         (bytes, (layers * tokens * (linears + tokens * q)) as u64)
     }
 
-    /// Activations, mapped weights at the peak, and multiply-accumulates.
-    fn denoise(&self, text: usize, image: usize, steps: usize) -> (u64, u64, u64) {
+    /// Buffers of a preview, which is painted between steps.
+    fn preview(&self, (width, height): (usize, usize), threads: usize) -> u64 {
+        let factor = 1 << (self.vae.block_out_channels.len() - 1);
+        let bytes = |c| vae::tiny_decode_bytes(c, height / factor, width / factor, threads);
+        self.preview_decoder.as_ref().map_or(0, bytes)
+    }
+
+    /// Activations, mapped weights at the peak, and multiply-accumulates without those of previews.
+    fn denoise(&self, text: usize, image: usize, steps: usize, preview: u64) -> (u64, u64, u64) {
         let c = &self.transformer;
         let (hidden, mlp, tokens) = (c.hidden_size(), c.mlp_size(), text + image);
         let conditioning = floats(text * hidden + steps * 17 * hidden);
@@ -81,10 +89,13 @@ impl ModelSizes {
         let latents = floats(4 * image * c.in_channels);
         let condition = conditioning + lift + self.embedder;
         let blocks = conditioning + scratch + widest + angles + latents;
-        let (bytes, mapped) = if condition > blocks + self.block {
+        let between = conditioning + scratch + latents + preview;
+        let (bytes, mapped) = if condition.max(between) <= blocks + self.block {
+            (blocks, self.block)
+        } else if condition >= between {
             (conditioning + lift, self.embedder)
         } else {
-            (blocks, self.block)
+            (between, 0)
         };
         let square = hidden * hidden;
         let double = tokens * (4 * square + 3 * hidden * mlp);

@@ -105,3 +105,28 @@ fn upsampled(cost: &mut Cost, h: usize, w: usize, of: usize, out: usize) {
     cost.conv(held, 3, of, out, (strip, w));
     cost.macs += (9 * of * out * (h - strip.min(h)) * w) as u64;
 }
+
+/// Blocks of each level of TAEF2's decoder, deepest first, and convolutions of a block.
+const TINY_BLOCKS: [usize; 4] = [3, 3, 3, 1];
+const TINY_BLOCK_CONVS: usize = 3;
+
+/// Peak bytes of the buffers as [`super::tiny`] decodes a latent `[height, width]`.
+pub(crate) fn tiny_decode_bytes(c: &VaeConfig, height: usize, width: usize, threads: usize) -> u64 {
+    let (mut h, mut w, of) = (height, width, c.decoder_channels()[0]);
+    let mut cost = Cost { threads, ..Cost::default() };
+    cost.conv(2 * map(h, w, c.latent_channels) + map(h, w, of), 3, c.latent_channels, of, (h, w));
+    // a pool, and its norm, are four times as wide as its block
+    cost.hold((1 + 4 + 4) * map(h, w, of));
+    for (level, blocks) in TINY_BLOCKS.into_iter().enumerate() {
+        if level > 0 {
+            let low = map(h, w, of);
+            (h, w) = (2 * h, 2 * w);
+            cost.conv(low + map(h, w, of), 3, of, of, (h, w));
+        }
+        for _ in 0..TINY_BLOCK_CONVS * blocks {
+            cost.conv(3 * map(h, w, of), 3, of, of, (h, w));
+        }
+    }
+    cost.conv(map(h, w, of + c.out_channels), 3, of, c.out_channels, (h, w));
+    cost.peak
+}

@@ -16,7 +16,7 @@ use bonsai_kernels::norm::{ChannelAffine, ChannelSums, group_norm};
 use ndarray::{ArrayView3, s};
 
 pub use config::VaeConfig;
-pub(crate) use cost::decode_cost;
+pub(crate) use cost::{decode_cost, tiny_decode_bytes};
 pub use latent_norm::LatentNorm;
 pub use tiling::Tiling;
 
@@ -27,6 +27,7 @@ use crate::weights::Weights;
 use decoder::Decoder;
 use encoder::Encoder;
 use tiny::Tiny;
+pub(crate) use tiny::is_tiny;
 
 const NORM_EPS: f32 = 1e-6;
 
@@ -54,7 +55,7 @@ impl Vae {
     /// # Errors
     /// When the config is unsound or a tensor is missing, left over, or of another shape or dtype.
     pub fn load(w: &Weights, config: VaeConfig) -> Result<Self> {
-        if tiny::is_tiny(w) {
+        if is_tiny(w) {
             return Self::load_tiny(w, config);
         }
         let config = config.fitted(w);

@@ -55,7 +55,7 @@ struct Pool {
 }
 
 /// Whether a file's tensors are TAEF2's.
-pub(super) fn is_tiny(w: &Weights) -> bool {
+pub(crate) fn is_tiny(w: &Weights) -> bool {
     w.has("decoder.3.conv.0.weight")
 }
 

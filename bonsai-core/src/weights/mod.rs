@@ -27,8 +27,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use bonsai_kernels::SharedBytes;
 use bonsai_kernels::weights::{FloatType, Scales};
+use bonsai_kernels::{CancelToken, KernelError, SharedBytes};
 
 pub use dtype::{BlockType, Dtype};
 pub use file::TensorFile;
@@ -68,6 +68,7 @@ struct Catalog {
     claimed: Mutex<BTreeSet<String>>,
     kinds: Mutex<BTreeMap<String, &'static str>>,
     recorder: OnceLock<Recorder>,
+    cancel: CancelToken,
 }
 
 /// A place in the tree of a component's tensors.
@@ -122,7 +123,8 @@ impl Weights {
             }
         }
         let (claimed, kinds) = (Mutex::default(), Mutex::default());
-        let catalog = Catalog { files, entries, attributes, claimed, kinds, recorder: OnceLock::new() };
+        let (recorder, cancel) = (OnceLock::new(), source.cancel().clone());
+        let catalog = Catalog { files, entries, attributes, claimed, kinds, recorder, cancel };
         Ok(Self { catalog: Arc::new(catalog), prefix: String::new() })
     }
 
@@ -205,6 +207,10 @@ impl Weights {
     }
 
     fn claim(&self, name: &str) -> Result<(&Entry, String)> {
+        // every tensor comes through here, as the model is checked
+        if self.catalog.cancel.is_cancelled() {
+            return Err(KernelError::Cancelled.into());
+        }
         let full = self.name(name);
         let entry = self.catalog.entries.get(&full).ok_or_else(|| {
             let files: Vec<_> = self.paths().map(|p| p.display().to_string()).collect();

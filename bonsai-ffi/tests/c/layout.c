@@ -11,10 +11,11 @@
 
 #define P sizeof(void *)
 
-SAME(options_size, sizeof(bonsai_options) == 40 + 9 * P);
+SAME(options_size, sizeof(bonsai_options) == 40 + 11 * P);
 SAME(options_log_level, offsetof(bonsai_options, log_level) == 16);
 SAME(options_isa, offsetof(bonsai_options, isa) == 40);
-SAME(options_last, offsetof(bonsai_options, parallel_user_data) == 40 + 8 * P);
+SAME(options_parallel, offsetof(bonsai_options, parallel_user_data) == 40 + 8 * P);
+SAME(options_last, offsetof(bonsai_options, preview_decoder) == 40 + 10 * P);
 
 SAME(request_size, sizeof(bonsai_request) == 56 + 4 * P);
 SAME(request_seed, offsetof(bonsai_request, seed) == 8);

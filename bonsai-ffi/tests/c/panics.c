@@ -99,6 +99,17 @@ int main(int argc, char **argv) {
     EXPECT(BONSAI_E_POISONED, bonsai_generate(kept, &request, NULL, NULL, &result, NULL));
     EXPECT(BONSAI_OK, bonsai_pipeline_info(kept, NULL, 0, &length, NULL));
     bonsai_pipeline_free(kept);
+
+    /* on a thread of the pool: just as quiet, and its place is told */
+    kept = open_model(argv[1], 2);
+    error = NULL;
+    bonsai_test_inject_panic(BONSAI_INJECT_IN_JOB);
+    EXPECT(BONSAI_E_PANIC, bonsai_generate(kept, &request, NULL, NULL, &result, &error));
+    CHECK(result == NULL && strstr(bonsai_error_message(error), "injected into a job") != NULL);
+    CHECK(strstr(bonsai_error_message(error), "inject.rs:") != NULL);
+    bonsai_error_free(error);
+    EXPECT(BONSAI_E_POISONED, bonsai_generate(kept, &request, NULL, NULL, &result, NULL));
+    bonsai_pipeline_free(kept);
     kept = open_model(argv[1], 2);
     OK(bonsai_generate(kept, &request, NULL, NULL, &result, &error));
     bonsai_result_free(result);
