@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use tokenizers::models::bpe::BPE;
-use tokenizers::normalizers::unicode::NFC;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior};
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
+    TokenizerImpl,
+};
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::model_source::ModelFiles;
 use crate::{Error, ErrorKind, Result};
@@ -24,9 +25,38 @@ pub use files::{QWEN_ADDED_TOKENS, QWEN_SPECIAL_TOKENS, QWEN_SPLIT_PATTERN};
 /// Tokens without which the chat template would silently fall apart into letters.
 const TEMPLATE_TOKENS: [&str; 4] = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"];
 
+/// The parts by their own types: the library's `Tokenizer` is of wrappers that bring every other model's parts along.
+type Qwen = TokenizerImpl<BPE, Nfc, SplitBytes, ByteLevel, ByteLevel>;
+
+/// Letters and their marks as one character where there is one. The library's own keeps track of where each character came
+/// from, by tables many times as large; nobody asks that here.
+struct Nfc;
+
+impl Normalizer for Nfc {
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        if is_nfc_quick(text.get().chars()) != IsNormalized::Yes {
+            *text = NormalizedString::from(text.get().nfc().collect::<String>());
+        }
+        Ok(())
+    }
+}
+
+/// Text in pieces by the pattern, each piece in letters that stand for bytes.
+struct SplitBytes {
+    split: Split,
+    bytes: ByteLevel,
+}
+
+impl PreTokenizer for SplitBytes {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
+        self.split.pre_tokenize(text)?;
+        self.bytes.pre_tokenize(text)
+    }
+}
+
 /// Text ↔ token ids of one model.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Qwen,
     pad_id: u32,
     vocab_size: usize,
 }
@@ -87,12 +117,9 @@ impl Tokenizer {
         let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
         let bytes = ByteLevel::new(false, false, false);
 
-        let mut inner = tokenizers::Tokenizer::new(model);
-        inner.with_normalizer(Some(NFC)).map_err(failed)?;
-        inner.with_pre_tokenizer(Some(Sequence::new(vec![
-            PreTokenizerWrapper::Split(split),
-            PreTokenizerWrapper::ByteLevel(bytes),
-        ])));
+        let mut inner = Qwen::new(model);
+        inner.with_normalizer(Some(Nfc)).map_err(failed)?;
+        inner.with_pre_tokenizer(Some(SplitBytes { split, bytes }));
         inner.with_decoder(Some(bytes));
         let added = added.into_iter().map(|t| AddedToken::from(t.content, t.special).normalized(false));
         inner.add_tokens(added).map_err(failed)?;

@@ -111,6 +111,31 @@ fn the_header_suits_every_compiler() {
 }
 
 #[test]
+fn no_function_is_left_out_of_the_tables() {
+    let header = fs::read_to_string(root("include/bonsai.h")).unwrap();
+    let tables = ["table.c", "panics.c"].map(|name| {
+        let path = root("bonsai-ffi/tests/c").join(name);
+        (name, fs::read_to_string(path).unwrap())
+    });
+    let name = |declared: &str| {
+        let start = declared.split_once('(')?.0;
+        start.rsplit(|c: char| c.is_whitespace() || c == '*').next().map(str::to_owned)
+    };
+    let functions = header.split("BONSAI_API").filter_map(name).filter(|name| name.starts_with("bonsai_"));
+    let mut count = 0;
+    for function in functions.filter(|name| !name.starts_with("bonsai_test_")) {
+        count += 1;
+        for (name, table) in &tables {
+            let ends = |(at, _)| {
+                !table[at + function.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+            };
+            assert!(table.match_indices(&function).any(ends), "{name} does not call {function}");
+        }
+    }
+    assert!(count > 25, "{count} functions found in the header");
+}
+
+#[test]
 fn every_wrong_argument_is_a_status() {
     for compiler in ["gcc", "clang"].into_iter().filter(|c| there(c)) {
         let site = Site::new();
@@ -162,6 +187,11 @@ fn cancels_at_random_times_leave_nothing_behind() {
         let site = Site::new();
         let program = site.compile("gcc", &["-std=c99"], "bonsai-ffi/tests/c/stress.c");
         site.run(&program, &[model().as_os_str(), OsStr::new("200"), OsStr::new("20")]);
+        // a measurement, which need only run
+        let program = site.compile("gcc", &["-std=c99"], "bonsai-ffi/tests/c/latency.c");
+        let taef2 = root("bonsai-core/tests/fixtures/taef2_decoder.pth");
+        let [side, rounds] = ["128", "1"].map(OsStr::new);
+        site.run(&program, &[model().as_os_str(), side, side, rounds, taef2.as_os_str()]);
     }
 }
 

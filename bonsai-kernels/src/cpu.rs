@@ -169,22 +169,11 @@ impl Cpu {
         init: impl Fn() -> Result<S> + Sync,
         body: impl Fn(&mut S, I) -> Result<()> + Sync,
     ) -> Result<()> {
-        self.check()?;
-        let workers = self.threads().min(items.len());
-        if workers <= 1 {
-            let mut state = if items.is_empty() { return Ok(()) } else { init()? };
-            return items.into_iter().try_for_each(|item| self.check().and_then(|()| body(&mut state, item)));
-        }
         let slots: Vec<Mutex<Option<I>>> = items.into_iter().map(|i| Mutex::new(Some(i))).collect();
-        let next = AtomicUsize::new(0);
-        let failure: Mutex<Option<KernelError>> = Mutex::new(None);
-        let work = || -> Result<()> {
+        self.share_out(slots.len(), &|next| {
             let mut state = None;
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(slot) = slots.get(index) else { return Ok(()) };
-                self.check()?;
-                let item = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            while let Some(index) = next()? {
+                let item = slots[index].lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(item) = item {
                     let state = match &mut state {
                         Some(state) => state,
@@ -193,15 +182,35 @@ impl Cpu {
                     body(state, item)?;
                 }
             }
-        };
+            Ok(())
+        })
+    }
+
+    /// Runs `work` on all threads; each call of it asks for the next index until there is none. Not generic: this is
+    /// the part that is the same for all kernels.
+    fn share_out(&self, count: usize, work: &Worker<'_>) -> Result<()> {
+        self.check()?;
+        let next = AtomicUsize::new(0);
+        let failure: Mutex<Option<KernelError>> = Mutex::new(None);
         let guarded = || {
-            if let Err(error) = work() {
+            let outcome = work(&|| {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= count {
+                    return Ok(None);
+                }
+                self.check()?;
+                Ok(Some(index))
+            });
+            if let Err(error) = outcome {
                 // the others stop at their next item
-                next.store(slots.len(), Ordering::Relaxed);
+                next.store(count, Ordering::Relaxed);
                 failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             }
         };
-        self.threads.parallel_for(workers, &|_| guarded());
+        let workers = self.threads().min(count);
+        if workers > 1 {
+            self.threads.parallel_for(workers, &|_| guarded());
+        }
         // a host that ran fewer bodies than asked leaves work over
         guarded();
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -210,6 +219,9 @@ impl Cpu {
         }
     }
 }
+
+/// Works off what it is given, one index after the other.
+type Worker<'a> = dyn Fn(&dyn Fn() -> Result<Option<usize>>) -> Result<()> + Sync + 'a;
 
 #[cfg(test)]
 mod tests {

@@ -238,3 +238,29 @@ fn missing_template_tokens_are_named() {
     }
     assert_refused(&edited(|j| j["added_tokens"] = json!([])), &["<|im_start|>"]);
 }
+
+#[test]
+fn marks_join_their_letters_as_in_the_library() {
+    use tokenizers::normalizers::unicode::{NFC, NFD};
+    use tokenizers::{NormalizedString, Normalizer};
+
+    let by = |normalizer: &dyn Fn(&mut NormalizedString) -> tokenizers::Result<()>, text: &str| {
+        let mut text = NormalizedString::from(text);
+        normalizer(&mut text).unwrap();
+        text.get().to_owned()
+    };
+    let mut taken_apart = 0;
+    for letter in (0..0x30000).filter_map(char::from_u32) {
+        let apart = by(&|text| NFD.normalize(text), &letter.to_string());
+        if apart.chars().eq([letter]) {
+            continue;
+        }
+        taken_apart += 1;
+        // alone, with a mark that comes before its own, and with one that may or may not join
+        for text in [letter.to_string(), format!("x{apart}\u{323}"), format!("{apart}\u{301}y")] {
+            let want = by(&|text| NFC.normalize(text), &text);
+            assert_eq!(by(&|text| super::Nfc.normalize(text), &text), want, "{text:?}");
+        }
+    }
+    assert!(taken_apart > 10_000, "{taken_apart}");
+}

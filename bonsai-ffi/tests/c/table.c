@@ -2,7 +2,6 @@
  * usage: table MODEL */
 #include "check.h"
 
-
 static const char bad_utf8[] = "tr\xff\xfe";
 
 /* A failed call whose error object says what its status says. */
@@ -148,6 +147,10 @@ static void *no_memory(void *user, size_t size, size_t alignment) {
     return NULL;
 }
 
+static void no_threads(void *user, size_t count, void (*body)(void *context, size_t index), void *context) {
+    (void)user, (void)count, (void)body, (void)context;
+}
+
 static void no_memory_back(void *user, void *pointer, size_t size, size_t alignment) {
     (void)user, (void)pointer, (void)size, (void)alignment;
 }
@@ -196,6 +199,14 @@ static void opens(const char *model) {
     options = good, options.log_level = 9;
     FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
     options = good, options.alloc = no_memory;
+    FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
+    options = good, options.dealloc = no_memory_back;
+    FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
+    options = good, options.parallel_for = no_threads;
+    FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
+    options.parallel_threads = UINT32_MAX;
+    FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
+    options = good, options.preview_decoder = bad_utf8;
     FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open(model, whole, &options, &pipeline, &error));
     SIZES(bonsai_options, good,
           (bonsai_pipeline_free(pipeline), pipeline = NULL,
@@ -249,6 +260,21 @@ static void opens(const char *model) {
     FAILS(BONSAI_E_INVALID_ARG, bonsai_pipeline_open_reader(&reader, NULL, &pipeline, &error));
     reader.struct_size = 8;
     FAILS(BONSAI_E_INVALID_STRUCT, bonsai_pipeline_open_reader(&reader, NULL, &pipeline, &error));
+    {
+        /* of a newer header, with nothing and then something set that this library does not know */
+        struct {
+            bonsai_model_reader value;
+            uint64_t unknown;
+        } newer;
+        memset(&newer, 0, sizeof newer);
+        EXPECT(BONSAI_OK, bonsai_model_reader_init(&newer.value, sizeof newer));
+        newer.value.read_at = nothing_to_read, newer.value.files = &file, newer.value.file_count = 1;
+        FAILS(BONSAI_E_NOT_FOUND, bonsai_pipeline_open_reader(&newer.value, NULL, &pipeline, &error));
+        newer.unknown = 1;
+        FAILS(BONSAI_E_UNSUPPORTED, bonsai_pipeline_open_reader(&newer.value, NULL, &pipeline, &error));
+        newer.unknown = 0, newer.value.reserved_flags = 1;
+        FAILS(BONSAI_E_UNSUPPORTED, bonsai_pipeline_open_reader(&newer.value, NULL, &pipeline, &error));
+    }
 }
 
 static void requests(const bonsai_pipeline *pipeline) {

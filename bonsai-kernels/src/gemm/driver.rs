@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::epilogue::Epilogue;
 use super::microkernel::{Element, Microkernel, Tile, TileRows};
@@ -10,7 +10,7 @@ use super::rows::RowForm;
 use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
-use crate::isa::{Token, dispatch};
+use crate::isa::{Isa, Token, dispatch};
 
 /// Rows of one task: many enough to pay for laying out the weights, few enough to stay in the second-level cache.
 const ROWS_PER_TASK: usize = 384;
@@ -188,16 +188,39 @@ fn task<W, K: Microkernel<W>>(
                 kernel.multiply(weights, tile, inputs.clone(), width, acc);
             }
         }
-        for (row, mut out) in out.rows_mut().into_iter().enumerate() {
-            let out = &mut contiguous(out.as_slice_mut())[column..column + used];
-            let acc = &acc[row / K::MR * panels * tile_len + row % K::MR * width..];
-            let scale = if K::Rows::ROW_SCALE { rows.tile(first_row + row).scales[0] } else { 1.0 };
-            let first = first_column + column;
-            dispatch!(cpu.isa(), t => t.run(|| store_row(epilogue, acc, tile_len, width, scale, first, out)));
-        }
+        let tile = rows.tile(first_row);
+        let scales = K::Rows::ROW_SCALE.then_some((tile.scales, tile.scales_len));
+        let pass = Pass { acc, tile_rows: K::MR, panels, width, scales, first_column: first_column + column };
+        pass.store(cpu.isa(), epilogue, out.slice_mut(s![.., column..column + used]));
         column += used;
     }
     Ok(())
+}
+
+/// The sums of one pass, on their way into the output. The same code for all kernels.
+struct Pass<'a> {
+    acc: &'a [f32],
+    tile_rows: usize,
+    panels: usize,
+    width: usize,
+    /// Where rows have one scale each: all of them, and how far they stand apart.
+    scales: Option<(&'a [f32], usize)>,
+    first_column: usize,
+}
+
+impl Pass<'_> {
+    fn store(&self, isa: Isa, epilogue: Epilogue<'_>, mut out: ArrayViewMut2<'_, f32>) {
+        let &Self { acc, tile_rows, panels, width, scales, first_column } = self;
+        let tile_len = tile_rows * width;
+        for (row, mut out) in out.rows_mut().into_iter().enumerate() {
+            let out = contiguous(out.as_slice_mut());
+            let acc = &acc[row / tile_rows * panels * tile_len + row % tile_rows * width..];
+            let scale = scales.map_or(1.0, |(scales, apart)| scales[row * apart]);
+            dispatch!(isa, t => {
+                t.run(|| store_row(epilogue, acc, tile_len, width, scale, first_column, out))
+            });
+        }
+    }
 }
 
 /// One row of a pass: `width` columns of each panel, whose sums stand `tile_len` apart.
