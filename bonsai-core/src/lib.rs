@@ -62,6 +62,7 @@ mod page_allocator;
 pub mod pipeline;
 mod preview;
 mod preview_decoder;
+mod prompt_cache;
 mod request;
 pub mod scheduler;
 pub mod text_encoder;

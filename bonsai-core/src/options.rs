@@ -7,6 +7,7 @@ use bonsai_kernels::{Allocator, CancelToken, Cpu, Isa, Meter, ParallelFor, Rayon
 use crate::component_paths::{ComponentPaths, VaePath};
 use crate::error::{Error, ErrorKind, Result};
 use crate::page_allocator::PageAllocator;
+use crate::prompt_cache::DEFAULT_PROMPTS;
 
 /// How a pipeline runs. The default is the best instruction set of this CPU and a private pool of all its threads.
 #[derive(Clone, Default)]
@@ -28,6 +29,9 @@ pub struct PipelineOptions {
     /// The most memory that this process may have resident while a picture is made, in bytes. The plan keeps it or the
     /// request is refused; without it, a plan is fast as long as it takes no more than 1.2 GB.
     pub max_memory: Option<u64>,
+    /// Prompts whose embeddings are kept for the next picture of the same words: at most so many, and at most 32 MiB of
+    /// them; 4 when `None`, and none at all with 0. A plan that must save memory keeps none.
+    pub cached_prompts: Option<usize>,
     /// Components that replace those of the model directory.
     pub components: ComponentPaths,
     /// A TAEF2 that paints previews, at the size of the picture; without one they are a linear map of the latents, at an
@@ -56,21 +60,28 @@ impl PipelineOptions {
         Self { parallel_for: Some(Arc::new(RayonThreads::shared(pool))), ..self }
     }
 
+    pub(crate) fn prompts(&self) -> usize {
+        self.cached_prompts.unwrap_or(DEFAULT_PROMPTS)
+    }
+
     pub(crate) fn allocator(&self) -> Arc<dyn Allocator> {
         self.allocator.clone().unwrap_or_else(|| Arc::new(PageAllocator::default()))
     }
 
+    pub(crate) fn isa(&self) -> Result<Isa> {
+        match self.isa {
+            Some(isa) => Ok(isa),
+            None => Isa::from_env().map_err(|e| Error::invalid(e.to_string())),
+        }
+    }
+
     pub(crate) fn cpu(&self) -> Result<Cpu> {
-        let isa = match self.isa {
-            Some(isa) => isa,
-            None => Isa::from_env().map_err(|e| Error::invalid(e.to_string()))?,
-        };
+        let isa = self.isa()?;
         let threads: Arc<dyn ParallelFor> =
             match &self.parallel_for {
                 Some(threads) => Arc::clone(threads),
                 None => {
-                    let all = || std::thread::available_parallelism().map_or(1, usize::from);
-                    let pool = RayonThreads::new(self.threads.unwrap_or_else(all));
+                    let pool = RayonThreads::new(self.threads.unwrap_or_else(all_threads));
                     Arc::new(pool.map_err(|e| {
                         Error::new(ErrorKind::Io, "threads could not be started").with_source(e)
                     })?)
@@ -85,4 +96,9 @@ impl PipelineOptions {
         }
         Ok(cpu)
     }
+}
+
+/// All that the system offers.
+pub(crate) fn all_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -9,7 +9,7 @@ use bonsai_kernels::{CancelToken, Cpu};
 
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::estimate::{Estimate, Plan};
+use crate::estimate::{Estimate, Plan, Setting};
 use crate::image::{Image, Recipe, RecipeModel};
 use crate::latents::Latents;
 use crate::model::{Defaults, Model, check_length, check_taps};
@@ -19,6 +19,7 @@ use crate::nn::{PictureBuffer, TokenBuffer};
 use crate::observer::{Observer, Preview};
 use crate::options::PipelineOptions;
 use crate::preview::LatentRgb;
+use crate::prompt_cache::{PromptCache, PromptKey, ReadPrompt};
 use crate::request::{Request, token_grid};
 use crate::text_encoder::Qwen3;
 use crate::tokenizer::Tokenizer;
@@ -31,6 +32,8 @@ pub struct Pipeline {
     model: Arc<Model>,
     cpu: Cpu,
     max_memory: Option<u64>,
+    prompts: Arc<PromptCache>,
+    most_prompts: usize,
 }
 
 /// A prompt as the transformer reads it.
@@ -55,7 +58,7 @@ pub enum Event {
         /// Tokens that did not.
         cut: usize,
     },
-    /// Layers of the text encoder are done.
+    /// Layers of the text encoder are done. There are none for a prompt that is still kept from an earlier picture.
     TextEncode {
         /// So many.
         layer: usize,
@@ -130,10 +133,15 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::open`]; also when an option is out of its range or `BONSAI_ISA` names no instruction set.
     pub fn open_with(dir: impl AsRef<Path>, options: &PipelineOptions) -> Result<Self> {
+        Self::load(options, || ModelDir::chosen(dir.as_ref(), &options.components))
+    }
+
+    fn load(options: &PipelineOptions, dir: impl FnOnce() -> Result<ModelDir>) -> Result<Self> {
         let cpu = options.cpu()?;
-        let dir = ModelDir::chosen(dir.as_ref(), &options.components)?.with_cancel(options.cancel.clone());
-        let model = Model::load(&dir, options)?;
-        Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
+        let dir = dir()?.with_cancel(options.cancel.clone());
+        let model = Arc::new(Model::load(&dir, options)?);
+        let (max_memory, most_prompts) = (options.max_memory, options.prompts());
+        Ok(Self { model, cpu, max_memory, prompts: Arc::default(), most_prompts })
     }
 
     /// Opens a model whose files a host keeps. Weights are read into buffers of the host's allocator, whole.
@@ -141,11 +149,7 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::open_with`]; also those of the source.
     pub fn open_source(source: Arc<dyn ModelSource>, options: &PipelineOptions) -> Result<Self> {
-        let cpu = options.cpu()?;
-        let dir = ModelDir::of_source(ModelFiles::from_source(source, options.allocator()));
-        let dir = dir.with_cancel(options.cancel.clone());
-        let model = Model::load(&dir, options)?;
-        Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
+        Self::load(options, || Ok(ModelDir::of_source(ModelFiles::from_source(source, options.allocator()))))
     }
 
     /// Opens a model whose components all stand in the options, each a file or a folder of its own.
@@ -153,10 +157,7 @@ impl Pipeline {
     /// # Errors
     /// When one of them is not named; also as [`Pipeline::open_with`].
     pub fn open_components(options: &PipelineOptions) -> Result<Self> {
-        let cpu = options.cpu()?;
-        let dir = ModelDir::of_components(options.components.clone())?.with_cancel(options.cancel.clone());
-        let model = Model::load(&dir, options)?;
-        Ok(Self { model: Arc::new(model), cpu, max_memory: options.max_memory })
+        Self::load(options, || ModelDir::of_components(options.components.clone()))
     }
 
     /// The same pipeline, whose work ends soon after the token is set.
@@ -165,12 +166,33 @@ impl Pipeline {
         Self { cpu: self.cpu.clone().with_cancel(cancel), ..self.clone() }
     }
 
-    /// What a picture will take, by the plan that [`Pipeline::generate`] will follow.
+    /// The same pipeline, which reads each prompt anew and keeps none.
+    #[must_use]
+    pub fn without_prompt_cache(&self) -> Self {
+        Self { prompts: Arc::default(), most_prompts: 0, ..self.clone() }
+    }
+
+    /// What a picture will take, by the plan that [`Pipeline::generate`] will follow. The work of the text encoder is
+    /// counted though there is none for a prompt that is kept.
     ///
     /// # Errors
     /// When the size is out of range, or no plan keeps the budget ([`ErrorKind::MemoryBudget`]).
     pub fn estimate(&self, request: &Request) -> Result<Estimate> {
-        self.model.sizes.plan(request, self.cpu.threads(), self.max_memory)
+        let key = self.prompt_key(request);
+        let beside = |bytes, most| self.prompts.bytes_beside(&key, bytes, most);
+        let mut setting = Setting::new(&self.cpu, self.max_memory, self.most_prompts);
+        setting.prompts_beside = &beside;
+        self.model.sizes.plan(request, &setting)
+    }
+
+    fn prompt_key(&self, request: &Request) -> PromptKey {
+        let d = self.defaults();
+        let taps = request.text_encoder_out_layers.as_ref().unwrap_or(&d.text_encoder_out_layers);
+        PromptKey {
+            prompt: request.prompt.clone(),
+            taps: taps.clone(),
+            max_sequence_length: request.max_sequence_length.unwrap_or(d.max_sequence_length),
+        }
     }
 
     /// What it runs on.
@@ -251,10 +273,7 @@ impl Pipeline {
         check_taps(taps, self.text_encoder().config(), self.transformer().config())?;
         let tokens = self.tokenizer().encode_prompt(prompt, max_sequence_length)?;
         let used = tokens.mask.iter().filter(|&&m| m).count();
-        if tokens.cut > 0 {
-            tracing::warn!(kept = used, cut = tokens.cut, "the prompt is too long");
-            notify(Event::PromptCut { kept: used, cut: tokens.cut })?;
-        }
+        tell_cut(used, tokens.cut, notify)?;
         // each layer is read once for each prompt, so that it need not stay
         let [text_encoder_pages, ..] = &self.model.pages;
         let mut on_part = |layer, layers| {
@@ -303,20 +322,21 @@ impl Pipeline {
         let mut scratch =
             Scratch::new(&self.cpu, self.transformer().config(), prompt.embeds.tokens() + tokens)?;
         let mut cx = Context::new(&self.cpu);
-        let conditioning = self.condition(&mut cx, prompt.embeds.view(), &[sigma], guidance)?;
+        let projected = Arc::new(self.transformer().project(&mut cx, prompt.embeds.view())?);
+        let conditioning = self.condition(&mut cx, projected, &[sigma], guidance)?;
         self.predict(&mut cx, latents, references, &conditioning, 0, &mut scratch)
     }
 
     fn condition(
         &self,
         cx: &mut Context<'_>,
-        prompt: ndarray::ArrayView2<'_, f32>,
+        projected: Arc<TokenBuffer>,
         sigmas: &[f32],
         guidance: Option<f32>,
     ) -> Result<Conditioning> {
         // the reference hands over sigma * 1000 / 1000, which f32 does not always undo
         let timesteps: Vec<f32> = sigmas.iter().map(|sigma| sigma * 1000.0 / 1000.0).collect();
-        self.transformer().condition(cx, prompt, &timesteps, guidance)
+        self.transformer().condition_projected(cx, projected, &timesteps, guidance)
     }
 
     fn predict(
@@ -491,8 +511,6 @@ impl Pipeline {
         let d = self.defaults();
         let (width, height) = request.size.unwrap_or(d.size);
         let steps = request.steps.unwrap_or(d.steps);
-        let taps = request.text_encoder_out_layers.as_ref().unwrap_or(&d.text_encoder_out_layers);
-        let max_sequence_length = request.max_sequence_length.unwrap_or(d.max_sequence_length);
         // what can be wrong is found before work begins
         let mut latents = self.noise(request)?;
         let schedule = request.schedule.sigmas(steps, latents.tokens())?;
@@ -502,13 +520,12 @@ impl Pipeline {
         let mut timings = Timings::default();
 
         let started = Instant::now();
-        let prompt =
-            self.embed(&request.prompt, taps, max_sequence_length, &mut |event| notify(observer, event))?;
+        let key = self.prompt_key(request);
+        let ReadPrompt { projected, tokens: tokens_used, cut } = self.read_prompt(&key, plan, observer)?;
         timings.text_encode = started.elapsed();
         let [_, transformer_pages, vae_pages] = &self.model.pages;
 
         let steps = schedule.steps().len();
-        let PromptEmbeds { embeds, tokens: tokens_used, cut } = prompt;
         let mut started = Instant::now();
         let sigmas: Vec<f32> = schedule.steps().map(|step| step.sigma).collect();
         let mut on_part = |_, _| {
@@ -516,8 +533,7 @@ impl Pipeline {
             Ok(())
         };
         let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
-        let conditioning = self.condition(&mut cx, embeds.view(), &sigmas, guidance)?;
-        drop(embeds);
+        let conditioning = self.condition(&mut cx, projected, &sigmas, guidance)?;
         let tokens = conditioning.text_tokens() + latents.tokens();
         let mut scratch = Scratch::new(&self.cpu, self.transformer().config(), tokens)?;
         for step in &schedule {
@@ -570,11 +586,30 @@ impl Pipeline {
             guidance,
             isa_class: self.cpu.isa().name().to_owned(),
             precision: self.cpu.precision().name().to_owned(),
-            max_sequence_length,
-            text_encoder_out_layers: taps.clone(),
+            max_sequence_length: key.max_sequence_length,
+            text_encoder_out_layers: key.taps,
             vae_tiling: request.vae_tiling,
         };
         Ok(Generated { image, recipe, timings, cut })
+    }
+
+    /// The prompt on the transformer's residual stream: a kept one, or else read and then kept.
+    fn read_prompt(&self, key: &PromptKey, plan: Plan, observer: &mut dyn Observer) -> Result<ReadPrompt> {
+        let mut notify = |event| notify(observer, event);
+        let bytes = 4 * (key.max_sequence_length * self.transformer().config().hidden_size()) as u64;
+        self.prompts.make_room(key, bytes, plan.prompts);
+        if let Some(prompt) = self.prompts.get(key) {
+            tell_cut(prompt.tokens, prompt.cut, &mut notify)?;
+            return Ok(prompt);
+        }
+        let PromptEmbeds { embeds, tokens, cut } =
+            self.embed(&key.prompt, &key.taps, key.max_sequence_length, &mut notify)?;
+        let [_, transformer_pages, _] = &self.model.pages;
+        let projected = self.transformer().project(&mut Context::new(&self.cpu), embeds.view())?;
+        transformer_pages.release();
+        let prompt = ReadPrompt { projected: Arc::new(projected), tokens, cut };
+        self.prompts.put(key.clone(), prompt.clone(), plan.prompts);
+        Ok(prompt)
     }
 
     /// The guidance value that the model embeds, if it embeds one.
@@ -590,6 +625,14 @@ impl Pipeline {
             Err(Error::invalid(format!("guidance {guidance}: expected 0 to 100")))
         }
     }
+}
+
+fn tell_cut(kept: usize, cut: usize, notify: &mut dyn FnMut(Event) -> Result<()>) -> Result<()> {
+    if cut == 0 {
+        return Ok(());
+    }
+    tracing::warn!(kept, cut, "the prompt is too long");
+    notify(Event::PromptCut { kept, cut })
 }
 
 fn notify(observer: &mut dyn Observer, event: Event) -> Result<()> {

@@ -36,6 +36,11 @@ impl DotPrecision {
         }
     }
 
+    /// Bytes of one factor.
+    pub fn bytes(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+
     /// What attention and convolution use on this handle: f32 where linears do, otherwise what is fastest on this CPU
     /// among the formats no coarser than bf16. Never decided by timing, so that results stay the same.
     pub fn chosen(cpu: &Cpu) -> Self {

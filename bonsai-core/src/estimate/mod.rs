@@ -6,12 +6,16 @@ mod stages;
 
 use std::path::Path;
 
+use bonsai_kernels::gemm::ActivationPrecision;
+use bonsai_kernels::{Cpu, DotPrecision};
+
 pub(crate) use sizes::{ModelSizes, Parts};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::latents::PIXELS_PER_TOKEN;
 use crate::model_dir::ModelDir;
-use crate::options::PipelineOptions;
+use crate::options::{PipelineOptions, all_threads};
+use crate::prompt_cache::most_prompts;
 use crate::request::{Request, token_grid};
 
 /// Where a plan that nobody gave a budget begins to trade time for memory, in bytes.
@@ -62,6 +66,8 @@ pub struct Plan {
     /// Upsamplings of the decoder, finest first, that are made twice in strips instead of being held: the same picture
     /// in less memory and more time.
     pub strips: usize,
+    /// Prompts whose embeddings are kept for further pictures, at most.
+    pub prompts: usize,
 }
 
 /// What a picture will take.
@@ -77,6 +83,9 @@ pub struct Estimate {
     pub plan: Plan,
     /// Memory that stays as long as the model is loaded: the program, the tokenizer, weights that had to be copied.
     pub base_bytes: u64,
+    /// Of these: weights that could not be used where they lie in the file. They are prepared once, when the model is
+    /// opened, and kept for all pictures.
+    pub copied_bytes: u64,
     /// The stages in order.
     pub stages: Vec<StageEstimate>,
 }
@@ -100,39 +109,74 @@ impl Estimate {
 /// options ([`ErrorKind::MemoryBudget`]).
 pub fn estimate(dir: impl AsRef<Path>, options: &PipelineOptions, request: &Request) -> Result<Estimate> {
     let sizes = ModelSizes::read(&ModelDir::chosen(dir.as_ref(), &options.components)?, options)?;
-    let threads =
-        options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    sizes.plan(request, threads, options.max_memory)
+    let cpu = Cpu::new(options.isa()?).with_precision(options.precision);
+    let mut setting = Setting::new(&cpu, options.max_memory, options.prompts());
+    setting.threads = match &options.parallel_for {
+        Some(threads) => threads.threads(),
+        None => options.threads.unwrap_or_else(all_threads),
+    };
+    sizes.plan(request, &setting)
+}
+
+/// What a plan depends on besides model and request.
+pub(crate) struct Setting<'a> {
+    threads: usize,
+    /// Bytes of a value in rows that are prepared for weights of few bits.
+    row_bytes: u64,
+    /// Factors of attention and convolutions.
+    factors: DotPrecision,
+    max_memory: Option<u64>,
+    /// Prompts that may be kept.
+    prompts: usize,
+    /// Bytes of other prompts that stay beside one of so many bytes, when so many may be kept.
+    pub(crate) prompts_beside: &'a dyn Fn(u64, usize) -> u64,
+}
+
+impl Setting<'_> {
+    pub(crate) fn new(cpu: &Cpu, max_memory: Option<u64>, prompts: usize) -> Self {
+        let row_bytes = match cpu.precision() {
+            ActivationPrecision::F32 | ActivationPrecision::Bf16 => 4,
+            ActivationPrecision::Int16 => 2,
+            _ => 1,
+        };
+        let factors = DotPrecision::chosen(cpu);
+        let threads = cpu.threads();
+        Self { threads, row_bytes, factors, max_memory, prompts, prompts_beside: &|_, _| 0 }
+    }
+
+    fn factor_bytes(&self) -> u64 {
+        self.factors.bytes() as u64
+    }
 }
 
 impl ModelSizes {
     /// The fastest plan within the budget.
-    pub(crate) fn plan(
-        &self,
-        request: &Request,
-        threads: usize,
-        max_memory: Option<u64>,
-    ) -> Result<Estimate> {
+    pub(crate) fn plan(&self, request: &Request, setting: &Setting<'_>) -> Result<Estimate> {
         let size = request.size.unwrap_or(self.size);
         token_grid(size.0, size.1)?;
-        let all = self.plans(request, size, threads);
-        let fits = |e: &&Estimate| e.peak_bytes() <= max_memory.unwrap_or(DEFAULT_BUDGET);
+        let all = self.plans(request, size, setting);
+        let fits = |e: &&Estimate| e.peak_bytes() <= setting.max_memory.unwrap_or(DEFAULT_BUDGET);
         let leanest = all.iter().min_by_key(|e| e.peak_bytes()).expect("there is a plan without strips");
-        match (all.iter().find(fits), max_memory) {
+        match (all.iter().find(fits), setting.max_memory) {
             (Some(fastest), _) => Ok(fastest.clone()),
             (None, None) => Ok(leanest.clone()),
-            (None, Some(budget)) => Err(self.refuse(request, leanest, threads, budget)),
+            (None, Some(budget)) => Err(self.refuse(request, leanest, setting, budget)),
         }
     }
 
-    /// All plans, fastest first.
-    fn plans(&self, request: &Request, size: (usize, usize), threads: usize) -> Vec<Estimate> {
-        let strips = if request.vae_tiling { 0 } else { self.vae.decoder_channels().len() - 1 };
-        (0..=strips).map(|strips| self.estimate(request, size, threads, Plan { strips })).collect()
+    /// All plans, fastest first: a prompt that is read again costs less than a decoder in strips.
+    fn plans(&self, request: &Request, size: (usize, usize), setting: &Setting<'_>) -> Vec<Estimate> {
+        let in_one = request.vae_tiling || self.tiny_decoder.is_some();
+        let most = if in_one { 0 } else { self.vae.decoder_channels().len() - 1 };
+        let kept = most_prompts(setting.prompts, self.prompt_bytes(request));
+        let plans = (0..=most).flat_map(|strips| [kept, 0].map(|prompts| Plan { strips, prompts }));
+        let mut plans: Vec<Plan> = plans.collect();
+        plans.dedup();
+        plans.into_iter().map(|plan| self.estimate(request, size, setting, plan)).collect()
     }
 
     /// Says what would do, and the largest picture of the same shape that would fit.
-    fn refuse(&self, request: &Request, leanest: &Estimate, threads: usize, budget: u64) -> Error {
+    fn refuse(&self, request: &Request, leanest: &Estimate, setting: &Setting<'_>, budget: u64) -> Error {
         let (width, height) = (leanest.width, leanest.height);
         let smaller = |side: usize, longest: usize| {
             let scaled = side * longest / width.max(height);
@@ -141,7 +185,7 @@ impl ModelSizes {
         let fitting = (1..width.max(height) / PIXELS_PER_TOKEN).rev().find_map(|tokens| {
             let longest = tokens * PIXELS_PER_TOKEN;
             let size = (smaller(width, longest), smaller(height, longest));
-            let fits = self.plans(request, size, threads).iter().any(|e| e.peak_bytes() <= budget);
+            let fits = self.plans(request, size, setting).iter().any(|e| e.peak_bytes() <= budget);
             fits.then_some(size)
         });
         let advice = match fitting {

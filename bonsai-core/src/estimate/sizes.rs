@@ -5,7 +5,7 @@ use crate::options::PipelineOptions;
 use crate::preview_decoder;
 use crate::text_encoder::Qwen3Config;
 use crate::transformer::Flux2Config;
-use crate::vae::VaeConfig;
+use crate::vae::{VaeConfig, tiny_decoder_width};
 use crate::weights::{Component, Footprint, Weights};
 
 /// All that an estimate is made from.
@@ -15,6 +15,8 @@ pub(crate) struct ModelSizes {
     pub(super) text_encoder: Qwen3Config,
     pub(super) vae: VaeConfig,
     pub(super) preview_decoder: Option<VaeConfig>,
+    /// Channels of the decoder, where it is that of TAEF2.
+    pub(super) tiny_decoder: Option<usize>,
     pub(super) taps: Vec<usize>,
     pub(super) max_sequence_length: usize,
     pub(super) size: (usize, usize),
@@ -53,7 +55,11 @@ impl ModelSizes {
         let text_encoder_config = files.config(source, || Qwen3Config::detect(&text_encoder))?;
         let files = dir.component("vae")?;
         let vae = Weights::open_from(source, &files.weights, Component::Vae)?;
-        let vae_config = files.config(source, || VaeConfig::detect(&vae))?.fitted(&vae);
+        let vae_config = match tiny_decoder_width(&vae) {
+            // a config beside it is that of the VAE that it stands in for
+            Some(_) => VaeConfig::detect(&vae)?,
+            None => files.config(source, || VaeConfig::detect(&vae))?.fitted(&vae),
+        };
         transformer_config.validate()?;
         text_encoder_config.validate()?;
         vae_config.validate()?;
@@ -106,6 +112,7 @@ impl ModelSizes {
             text_encoder: t.clone(),
             vae: v.clone(),
             preview_decoder: parts.preview_decoder.map(|(_, config)| config.clone()),
+            tiny_decoder: tiny_decoder_width(vae),
             taps: parts.taps.to_vec(),
             max_sequence_length: parts.max_sequence_length,
             size: parts.size,

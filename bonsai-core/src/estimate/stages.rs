@@ -1,9 +1,9 @@
 //! The buffers of each stage, counted as the code makes them.
 
-use super::{Estimate, ModelSizes, Plan, Stage, StageEstimate};
+use super::{Estimate, ModelSizes, Plan, Setting, Stage, StageEstimate};
 use crate::request::Request;
 use crate::transformer::Scratch;
-use crate::vae;
+use crate::vae::{self, VaeConfig};
 
 /// The program itself, its threads and what is always there.
 const PROGRAM: u64 = 11 << 20;
@@ -17,28 +17,48 @@ fn floats(count: usize) -> u64 {
     4 * count as u64
 }
 
-/// Rows as the GEMM prepares them.
-fn prepared(rows: usize, cols: usize) -> u64 {
-    floats(rows * (cols.next_multiple_of(256) + 16))
+/// Rows as the GEMM prepares them, `bytes` for each value.
+fn prepared(bytes: u64, rows: usize, cols: usize) -> u64 {
+    bytes * (rows * (cols.next_multiple_of(256) + 16)) as u64
+}
+
+/// Keys and values as attention lays them out: all heads, or as many as fit 8 MiB.
+fn panels(bytes: u64, keys: usize, heads: usize, dim: usize) -> u64 {
+    const AT_ONCE: u64 = 8 << 20;
+    let head = bytes * (keys.next_multiple_of(128) * 2 * dim) as u64;
+    head * (AT_ONCE / head.max(1)).clamp(1, heads as u64)
 }
 
 impl ModelSizes {
+    /// Bytes of a prompt that is kept for the next picture.
+    pub(super) fn prompt_bytes(&self, request: &Request) -> u64 {
+        let text = request.max_sequence_length.unwrap_or(self.max_sequence_length);
+        floats(text * self.transformer.hidden_size())
+    }
+
     pub(super) fn estimate(
         &self,
         request: &Request,
         (width, height): (usize, usize),
-        threads: usize,
+        setting: &Setting<'_>,
         plan: Plan,
     ) -> Estimate {
         let text = request.max_sequence_length.unwrap_or(self.max_sequence_length);
         let taps = request.text_encoder_out_layers.as_ref().unwrap_or(&self.taps);
         let steps = request.steps.unwrap_or(self.steps);
-        let base = PROGRAM + TOKENIZER_ENTRY * self.text_encoder.vocab_size as u64 + self.copied;
-        let (encode, encode_macs) = self.text_encode(text, taps);
+        let prompt = self.prompt_bytes(request);
+        let base = PROGRAM
+            + TOKENIZER_ENTRY * self.text_encoder.vocab_size as u64
+            + self.copied
+            + (setting.prompts_beside)(prompt, plan.prompts);
+        let (encode, encode_macs) = self.text_encode(text, taps, setting);
         let image = (width / 16) * (height / 16);
-        let preview = self.preview((width, height), threads);
-        let (denoise, mapped, denoise_macs) = self.denoise(text, image, steps, preview);
-        let (decode, decode_macs) = self.decode(request, (width, height), threads, plan);
+        let preview = self.preview((width, height), setting);
+        let (denoise, mapped, denoise_macs) = self.denoise(text, image, steps, preview, setting);
+        let (mut decode, decode_macs) = self.decode(request, (width, height), setting, plan);
+        if plan.prompts > 0 {
+            decode += prompt;
+        }
         let stage = |stage, mapped_bytes, activation_bytes, macs| StageEstimate {
             stage,
             peak_bytes: base + mapped_bytes + activation_bytes,
@@ -51,16 +71,20 @@ impl ModelSizes {
             stage(Stage::Denoise, mapped, denoise, denoise_macs),
             stage(Stage::Decode, 0, decode + RETAINED, decode_macs),
         ];
-        Estimate { width, height, steps, plan, base_bytes: base, stages }
+        let copied_bytes = self.copied;
+        Estimate { width, height, steps, plan, base_bytes: base, copied_bytes, stages }
     }
 
     /// Activations and multiply-accumulates.
-    fn text_encode(&self, tokens: usize, taps: &[usize]) -> (u64, u64) {
+    fn text_encode(&self, tokens: usize, taps: &[usize], s: &Setting<'_>) -> (u64, u64) {
         let c = &self.text_encoder;
         let (hidden, wide) = (c.hidden_size, c.intermediate_size);
         let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let buffers = hidden * (2 + taps.len()) + 2 * q + 2 * kv + 3 * wide;
-        let bytes = floats(tokens * buffers) + prepared(tokens, hidden) + prepared(tokens, wide);
+        // the rows of the norm are still there when those of the middle are made
+        let rows = prepared(s.row_bytes, tokens, hidden) + prepared(s.row_bytes, tokens, wide);
+        let attention = panels(s.factor_bytes(), tokens, c.num_key_value_heads, c.head_dim);
+        let bytes = floats(tokens * buffers) + rows.max(attention + prepared(s.row_bytes, tokens, hidden));
         let linears = hidden * (2 * q + 2 * kv + 3 * wide);
         let layers = taps.last().copied().unwrap_or(0);
         // half of the scores are masked
@@ -68,23 +92,33 @@ impl ModelSizes {
     }
 
     /// Buffers of a preview, which is painted between steps.
-    fn preview(&self, (width, height): (usize, usize), threads: usize) -> u64 {
+    fn preview(&self, (width, height): (usize, usize), s: &Setting<'_>) -> u64 {
         let factor = 1 << (self.vae.block_out_channels.len() - 1);
-        let bytes = |c| vae::tiny_decode_bytes(c, height / factor, width / factor, threads);
+        let (h, w) = (height / factor, width / factor);
+        let bytes =
+            |c: &VaeConfig| vae::tiny_decode_cost(c.decoder_channels()[0], c, h, w, (s.threads, s.factors)).0;
         self.preview_decoder.as_ref().map_or(0, bytes)
     }
 
     /// Activations, mapped weights at the peak, and multiply-accumulates without those of previews.
-    fn denoise(&self, text: usize, image: usize, steps: usize, preview: u64) -> (u64, u64, u64) {
+    fn denoise(
+        &self,
+        text: usize,
+        image: usize,
+        steps: usize,
+        preview: u64,
+        s: &Setting<'_>,
+    ) -> (u64, u64, u64) {
         let c = &self.transformer;
         let (hidden, mlp, tokens) = (c.hidden_size(), c.mlp_size(), text + image);
         let conditioning = floats(text * hidden + steps * 17 * hidden);
-        let lift = floats(text * c.joint_attention_dim) + prepared(text, c.joint_attention_dim);
+        // dense matrices multiply f32
+        let lift = floats(text * c.joint_attention_dim) + prepared(4, text, c.joint_attention_dim);
         let rows = Scratch::mlp_rows_of(tokens);
         let scratch = floats(Scratch::floats(c, tokens));
-        let heads = c.num_attention_heads.min(4);
-        let panels = floats(tokens.next_multiple_of(64) * heads * 2 * c.attention_head_dim);
-        let widest = prepared(tokens, hidden).max(panels).max(prepared(rows, hidden + mlp));
+        let panels = panels(s.factor_bytes(), tokens, c.num_attention_heads, c.attention_head_dim);
+        let middle = prepared(s.row_bytes, rows, hidden).max(prepared(s.row_bytes, rows, hidden + mlp));
+        let widest = prepared(s.row_bytes, tokens, hidden).max(panels).max(middle);
         let angles = floats(tokens * c.attention_head_dim);
         let latents = floats(4 * image * c.in_channels);
         let condition = conditioning + lift + self.embedder;
@@ -110,20 +144,27 @@ impl ModelSizes {
         &self,
         request: &Request,
         (width, height): (usize, usize),
-        threads: usize,
+        setting: &Setting<'_>,
         plan: Plan,
     ) -> (u64, u64) {
+        let cost = |height, width, strips| {
+            let work = (setting.threads, setting.factors);
+            match self.tiny_decoder {
+                Some(channels) => vae::tiny_decode_cost(channels, &self.vae, height, width, work),
+                None => vae::decode_cost(&self.vae, height, width, work, strips),
+            }
+        };
         let factor = 1 << (self.vae.block_out_channels.len() - 1);
         let picture = floats(3 * width * height) + (3 * width * height) as u64;
         let (h, w) = (height / factor, width / factor);
         let tile = self.vae.sample_size / factor;
         if request.vae_tiling && (h > tile || w > tile) {
-            let (bytes, macs) = vae::decode_cost(&self.vae, h.min(tile), w.min(tile), threads, 0);
+            let (bytes, macs) = cost(h.min(tile), w.min(tile), 0);
             // tiles overlap by a quarter in each direction; two rows of them are held, and what is kept
             let across = |side: usize| side.div_ceil((tile * 3 / 4).max(1)) as u64;
             return (bytes + 3 * picture, macs * across(h) * across(w));
         }
-        let (bytes, macs) = vae::decode_cost(&self.vae, h, w, threads, plan.strips);
+        let (bytes, macs) = cost(h, w, plan.strips);
         // the picture in bytes is made when only the decoded one is left
         (bytes.max(picture), macs)
     }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use bonsai_kernels::activation;
 use ndarray::ArrayView2;
 
@@ -13,7 +15,7 @@ use crate::nn::{Linear, TokenBuffer};
 #[derive(Debug)]
 pub struct Conditioning {
     /// The prompt on the residual stream, `[text tokens, hidden_size]`.
-    pub(super) prompt: TokenBuffer,
+    pub(super) prompt: Arc<TokenBuffer>,
     /// One for each timestep.
     pub(super) steps: Vec<StepModulation>,
 }
@@ -27,8 +29,8 @@ pub(super) struct StepModulation {
     pub(super) scale_out: Vec<f32>,
 }
 
-/// Matrices of a conditioning: four modulations and the prompt's embedder.
-const PARTS: usize = 5;
+/// Matrices of the modulations.
+const PARTS: usize = 4;
 
 impl Conditioning {
     /// Text tokens.
@@ -43,12 +45,10 @@ impl Conditioning {
 }
 
 impl Flux2Transformer {
-    /// Projects prompt embeddings `[text tokens, joint_attention_dim]` to the residual stream, and computes the
-    /// modulations at each of `timesteps` (sigmas in 0..=1). A part is one matrix that is done with.
+    /// [`Flux2Transformer::project`], then [`Flux2Transformer::condition_projected`].
     ///
     /// # Errors
-    /// When the embeddings have another width, the model embeds a guidance and none is given, the work was cancelled,
-    /// or memory lacks.
+    /// As these.
     pub fn condition(
         &self,
         cx: &mut Context<'_>,
@@ -56,9 +56,40 @@ impl Flux2Transformer {
         timesteps: &[f32],
         guidance: Option<f32>,
     ) -> Result<Conditioning> {
+        let prompt = self.project(cx, prompt)?;
+        self.condition_projected(cx, Arc::new(prompt), timesteps, guidance)
+    }
+
+    /// Prompt embeddings `[text tokens, joint_attention_dim]` on the residual stream, `[text tokens, hidden_size]`. One
+    /// part.
+    ///
+    /// # Errors
+    /// When the embeddings have another width, the work was cancelled, or memory lacks.
+    pub fn project(&self, cx: &mut Context<'_>, prompt: ArrayView2<'_, f32>) -> Result<TokenBuffer> {
         let c = &self.config;
         expect("width of the prompt embeddings", prompt.ncols(), c.joint_attention_dim)?;
-        let (cpu, hidden) = (cx.cpu, c.hidden_size());
+        let mut projected = TokenBuffer::zeros(cx.cpu, prompt.nrows(), c.hidden_size())?;
+        self.context_embedder.apply(cx.cpu, prompt, projected.view_mut())?;
+        cx.tap(format_args!("context_embedder"), projected.view());
+        cx.part_done(1, 1)?;
+        Ok(projected)
+    }
+
+    /// A projected prompt with the modulations at each of `timesteps` (sigmas in 0..=1). A part is one matrix that is
+    /// done with.
+    ///
+    /// # Errors
+    /// When the prompt has another width, the model embeds a guidance and none is given, the work was cancelled, or
+    /// memory lacks.
+    pub fn condition_projected(
+        &self,
+        cx: &mut Context<'_>,
+        prompt: Arc<TokenBuffer>,
+        timesteps: &[f32],
+        guidance: Option<f32>,
+    ) -> Result<Conditioning> {
+        let (cpu, hidden) = (cx.cpu, self.config.hidden_size());
+        expect("width of the projected prompt", prompt.channels(), hidden)?;
         let mut embeddings = TokenBuffer::zeros(cpu, timesteps.len(), hidden)?;
         for (&timestep, mut row) in timesteps.iter().zip(embeddings.view_mut().rows_mut()) {
             let temb = self.timestep.forward(cx, timestep, guidance)?;
@@ -93,10 +124,6 @@ impl Flux2Transformer {
             let single = Modulation::of(&single, hidden);
             steps.push(StepModulation { double, single, shift_out, scale_out });
         }
-        let mut projected = TokenBuffer::zeros(cpu, prompt.nrows(), hidden)?;
-        self.context_embedder.apply(cpu, prompt, projected.view_mut())?;
-        cx.tap(format_args!("context_embedder"), projected.view());
-        cx.part_done(PARTS, PARTS)?;
-        Ok(Conditioning { prompt: projected, steps })
+        Ok(Conditioning { prompt, steps })
     }
 }

@@ -1,16 +1,20 @@
 //! What a decode takes, counted as [`super::decoder`] and [`super::strips`] make their buffers.
 
-use bonsai_kernels::conv2d;
+use bonsai_kernels::{DotPrecision, conv2d};
 
 use super::VaeConfig;
 use super::strips::{BAND_BYTES, strip_rows};
 
+/// Taps of a 3x3 convolution, and of each of the four that one over doubled pixels is made of.
+const TAPS: usize = 9;
+const FOLDED_TAPS: usize = 4;
+
 /// The largest sum of buffers so far, and the work.
-#[derive(Default)]
 struct Cost {
     peak: u64,
     macs: u64,
     threads: usize,
+    factors: DotPrecision,
 }
 
 /// Bytes of a feature map.
@@ -23,14 +27,28 @@ impl Cost {
         self.peak = self.peak.max(bytes);
     }
 
-    /// A convolution while `held` bytes of feature maps are there, its result among them.
-    fn conv(&mut self, held: u64, kernel: usize, inputs: usize, outputs: usize, (h, w): (usize, usize)) {
-        let weights = inputs * outputs * kernel * kernel;
-        self.macs += (weights * h * w) as u64;
-        // as stored and as reordered
-        let weights = 2 * 2 * weights as u64;
-        let scratch = 4 * conv2d::scratch_floats(inputs, h, w) * self.threads;
-        self.hold(held + weights + scratch as u64);
+    /// A 3x3 convolution to `[h, w]` pixels while `held` bytes of feature maps are there, its result among them.
+    fn conv(&mut self, held: u64, inputs: usize, outputs: usize, (h, w): (usize, usize)) {
+        self.buffers(held, inputs, outputs, (h, w));
+        self.work(TAPS, inputs, outputs, h * w);
+    }
+
+    /// The same of a picture whose pixels are doubled; `[h, w]` is the result.
+    fn upsampling(&mut self, held: u64, channels: usize, (h, w): (usize, usize)) {
+        // each computed pixel is four
+        self.buffers(held, channels, channels, (h / 2, w / 2));
+        self.work(FOLDED_TAPS, channels, channels, h * w);
+    }
+
+    fn buffers(&mut self, held: u64, inputs: usize, outputs: usize, (h, w): (usize, usize)) {
+        // as stored and as reordered, of 16 bits
+        let weights = 2 * 2 * inputs * outputs * TAPS;
+        let scratch = conv2d::scratch_bytes(self.factors, inputs, h, w) * self.threads;
+        self.hold(held + (weights + scratch) as u64);
+    }
+
+    fn work(&mut self, taps: usize, inputs: usize, outputs: usize, pixels: usize) {
+        self.macs += (taps * inputs * outputs * pixels) as u64;
     }
 }
 
@@ -39,22 +57,22 @@ pub(crate) fn decode_cost(
     c: &VaeConfig,
     height: usize,
     width: usize,
-    threads: usize,
+    (threads, factors): (usize, DotPrecision),
     strips: usize,
 ) -> (u64, u64) {
     let channels: Vec<usize> = c.decoder_channels().iter().rev().copied().collect();
     let (mut h, mut w, mut of) = (height, width, channels[0]);
-    let mut cost = Cost { threads, ..Cost::default() };
+    let mut cost = Cost { peak: 0, macs: 0, threads, factors };
     let latent = map(h, w, c.latent_channels);
     let x = map(h, w, of);
-    cost.conv(2 * latent + x, 3, c.latent_channels, of, (h, w));
+    cost.conv(2 * latent + x, c.latent_channels, of, (h, w));
     for _ in 0..4 {
-        cost.conv(2 * x, 3, of, of, (h, w));
+        cost.conv(2 * x, of, of, (h, w));
     }
     if c.mid_block_add_attention {
-        // x, norm, q, k, v, and panels of keys and values
-        cost.hold(7 * x);
         let pixels = h * w;
+        // x, norm, q, k, v; and first the rows that the linears read, then panels of keys and values
+        cost.hold(5 * x + x.max(2 * x / 4 * factors.bytes() as u64));
         cost.macs += (4 * pixels * of * of + 2 * pixels * pixels * of) as u64;
     }
     for (i, &out) in channels.iter().enumerate() {
@@ -65,23 +83,23 @@ pub(crate) fn decode_cost(
             if fused && j == 0 {
                 upsampled(&mut cost, h, w, of, out);
             } else {
-                cost.conv(x + hidden + shortcut, 3, of, out, (h, w));
+                cost.conv(x + hidden + shortcut, of, out, (h, w));
             }
             if of != out {
                 cost.macs += (of * out * h * w) as u64;
             }
-            cost.conv(2 * hidden, 3, out, out, (h, w));
+            cost.conv(2 * hidden, out, out, (h, w));
             of = out;
         }
         if i + 1 < channels.len() {
             let low = map(h, w, of);
             (h, w) = (2 * h, 2 * w);
             if i + 1 + strips < channels.len() {
-                cost.conv(low + map(h, w, of), 3, of, of, (h, w));
+                cost.upsampling(low + map(h, w, of), of, (h, w));
             }
         }
     }
-    cost.conv(map(h, w, of + c.out_channels), 3, of, c.out_channels, (h, w));
+    cost.conv(map(h, w, of + c.out_channels), of, c.out_channels, (h, w));
     (cost.peak, cost.macs)
 }
 
@@ -98,35 +116,43 @@ fn upsampled(cost: &mut Cost, h: usize, w: usize, of: usize, out: usize) {
     }
     // bands leave as the results come
     let held = low.max(results + band) + window + input;
-    cost.conv(low + window, 3, of, of, (h, w));
-    cost.conv(held, 3, of, of, (strip, w));
+    cost.upsampling(low + window, of, (h, w));
+    cost.upsampling(held, of, (strip, w));
     // the second time the whole picture is made
-    cost.macs += (9 * of * of * (h - strip.min(h)) * w) as u64;
-    cost.conv(held, 3, of, out, (strip, w));
-    cost.macs += (9 * of * out * (h - strip.min(h)) * w) as u64;
+    let rest = (h - strip) * w;
+    cost.work(FOLDED_TAPS, of, of, rest);
+    cost.conv(held, of, out, (strip, w));
+    cost.work(TAPS, of, out, rest);
 }
 
 /// Blocks of each level of TAEF2's decoder, deepest first, and convolutions of a block.
 const TINY_BLOCKS: [usize; 4] = [3, 3, 3, 1];
 const TINY_BLOCK_CONVS: usize = 3;
 
-/// Peak bytes of the buffers as [`super::tiny`] decodes a latent `[height, width]`.
-pub(crate) fn tiny_decode_bytes(c: &VaeConfig, height: usize, width: usize, threads: usize) -> u64 {
-    let (mut h, mut w, of) = (height, width, c.decoder_channels()[0]);
-    let mut cost = Cost { threads, ..Cost::default() };
-    cost.conv(2 * map(h, w, c.latent_channels) + map(h, w, of), 3, c.latent_channels, of, (h, w));
+/// The same of TAEF2, whose decoder has `channels` throughout.
+pub(crate) fn tiny_decode_cost(
+    channels: usize,
+    c: &VaeConfig,
+    height: usize,
+    width: usize,
+    (threads, factors): (usize, DotPrecision),
+) -> (u64, u64) {
+    let mut cost = Cost { peak: 0, macs: 0, threads, factors };
+    let (mut h, mut w) = (height, width);
+    let latent = map(h, w, c.latent_channels);
+    cost.conv(2 * latent + map(h, w, channels), c.latent_channels, channels, (h, w));
     // a pool, and its norm, are four times as wide as its block
-    cost.hold((1 + 4 + 4) * map(h, w, of));
+    cost.hold((1 + 4 + 4) * map(h, w, channels));
     for (level, blocks) in TINY_BLOCKS.into_iter().enumerate() {
         if level > 0 {
-            let low = map(h, w, of);
+            let low = map(h, w, channels);
             (h, w) = (2 * h, 2 * w);
-            cost.conv(low + map(h, w, of), 3, of, of, (h, w));
+            cost.upsampling(low + map(h, w, channels), channels, (h, w));
         }
         for _ in 0..TINY_BLOCK_CONVS * blocks {
-            cost.conv(3 * map(h, w, of), 3, of, of, (h, w));
+            cost.conv(3 * map(h, w, channels), channels, channels, (h, w));
         }
     }
-    cost.conv(map(h, w, of + c.out_channels), 3, of, c.out_channels, (h, w));
-    cost.peak
+    cost.conv(map(h, w, channels + c.out_channels), channels, c.out_channels, (h, w));
+    (cost.peak, cost.macs)
 }

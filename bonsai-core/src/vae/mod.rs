@@ -16,7 +16,7 @@ use bonsai_kernels::norm::{ChannelAffine, ChannelSums, group_norm};
 use ndarray::{ArrayView3, s};
 
 pub use config::VaeConfig;
-pub(crate) use cost::{decode_cost, tiny_decode_bytes};
+pub(crate) use cost::{decode_cost, tiny_decode_cost};
 pub use latent_norm::LatentNorm;
 pub use tiling::Tiling;
 
@@ -27,6 +27,7 @@ use crate::weights::Weights;
 use decoder::Decoder;
 use encoder::Encoder;
 use tiny::Tiny;
+pub(crate) use tiny::decoder_width as tiny_decoder_width;
 pub(crate) use tiny::is_tiny;
 
 const NORM_EPS: f32 = 1e-6;

@@ -59,6 +59,11 @@ pub(crate) fn is_tiny(w: &Weights) -> bool {
     w.has("decoder.3.conv.0.weight")
 }
 
+/// Channels of the decoder of a file that is TAEF2's.
+pub(crate) fn decoder_width(w: &Weights) -> Option<usize> {
+    is_tiny(w).then(|| dim(w, "decoder.1.weight", 0).ok()).flatten()
+}
+
 /// Channels of the latent that the decoder reads.
 pub(super) fn latent_channels(w: &Weights) -> Result<usize> {
     dim(w, "decoder.1.weight", 1)

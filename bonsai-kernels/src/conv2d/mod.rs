@@ -168,10 +168,11 @@ impl Conv2d<'_> {
     }
 }
 
-/// Floats that each thread takes to convolve to `[height, width]` pixels without leaving pixels out, at most.
-pub fn scratch_floats(in_channels: usize, height: usize, width: usize) -> usize {
+/// Bytes that each thread takes to convolve to `[height, width]` pixels without leaving pixels out, at most.
+pub fn scratch_bytes(precision: DotPrecision, in_channels: usize, height: usize, width: usize) -> usize {
     let (rows, columns) = (BLOCK_ROWS.min(height), BLOCK_COLUMNS.min(width));
-    (rows + 2) * (columns + 2) * (in_channels + 1) + (rows * columns + MAX_MR + DEPTH) * MAX_WIDTH
+    let pixel = in_channels.next_multiple_of(2) * precision.bytes() + 4;
+    (rows + 2) * (columns + 2) * pixel + 4 * (rows * columns + MAX_MR + DEPTH) * MAX_WIDTH
 }
 
 /// Parts of `view` of up to `len` along `axis`.
