@@ -1,6 +1,7 @@
 //! `bonsai bench`: one picture of a fixed prompt and seed, and what it took; or the kernels by themselves.
 
 mod kernels;
+mod loads;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -36,6 +37,9 @@ pub struct BenchArgs {
     kernel: KernelArgs,
     #[command(flatten)]
     kernels: KernelBenchArgs,
+    /// Paint nothing; open the model so often and tell how long that takes
+    #[arg(long, value_name = "N", conflicts_with_all = ["kernels", "size", "width", "height", "steps"], value_parser = clap::value_parser!(u16).range(1..=1000), allow_negative_numbers = true)]
+    loads: Option<u16>,
     /// Print the figures as one JSON object
     #[arg(long)]
     json: bool,
@@ -70,6 +74,9 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     if args.kernels.kernels {
         let isa = args.kernel.isa()?;
         return kernels::run(&args.kernels, isa, args.engine.threads, args.json, args.quiet);
+    }
+    if let Some(count) = args.loads {
+        return loads::run(args, count);
     }
     let mut request =
         Request { steps: args.steps, size: args.size.over((16, 16)), ..Request::new(PROMPT) }.seed(SEED);

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use bonsai_core::native::{Target, convert};
+use bonsai_core::model_dir::ModelDir;
+use bonsai_core::native::{Target, convert_from};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::engine::ComponentArgs;
 use crate::failure::Failure;
 use crate::print;
 use crate::progress::Progress;
@@ -26,6 +28,8 @@ pub struct ConvertArgs {
     input: PathBuf,
     /// What to write; it must not exist
     output: PathBuf,
+    #[command(flatten)]
+    components: ComponentArgs,
     /// The form to write
     #[arg(long, value_enum, default_value_t = Form::Native)]
     to: Form,
@@ -62,7 +66,8 @@ pub fn run(args: &ConvertArgs) -> Result<(), Failure> {
         Form::Gguf => Target::Gguf,
         Form::Unpacked => Target::Unpacked,
     };
-    convert(&args.input, &args.output, target)?;
+    let model = ModelDir::open(&args.input)?.with_components(args.components.paths());
+    convert_from(&model, &args.output, target)?;
     drop(progress);
     let (path, total_s) = (args.output.display().to_string(), began.elapsed().as_secs_f64());
     if args.json {

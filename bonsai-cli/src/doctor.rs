@@ -21,8 +21,8 @@ use models::{Model, Verdict};
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// A model to look at beside those that are found
-    #[arg(short, long, value_name = "DIR")]
+    /// A model to look at beside those that are found: a directory, or a native pack
+    #[arg(short, long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// Models directory [default: $BONSAI_MODELS, else ./models]
     #[arg(long, value_name = "DIR")]
@@ -134,8 +134,8 @@ fn text(r: &Report) -> String {
         }
         let count = |verdict| model.files.iter().filter(|file| file.digest == verdict).count();
         let verdicts = [
-            (Verdict::Matches, "as published"),
-            (Verdict::Differs, "not as published"),
+            (Verdict::Matches, "with the right digest"),
+            (Verdict::Differs, "with another digest"),
             (Verdict::Missing, "missing"),
             (Verdict::Unknown, "of unknown digest"),
             (Verdict::Unread, "not read"),
@@ -143,7 +143,8 @@ fn text(r: &Report) -> String {
         let told = verdicts.iter().filter(|(verdict, _)| count(*verdict) > 0);
         let told: Vec<_> = told.map(|(verdict, words)| format!("{} {words}", count(*verdict))).collect();
         lines.push(format!(
-            "  files      {}",
+            "  {:<10} {}",
+            if model.is_pack { "components" } else { "files" },
             if told.is_empty() { "none".to_owned() } else { told.join(", ") }
         ));
         lines.extend(model.problems.iter().map(|problem| format!("  PROBLEM    {problem}")));

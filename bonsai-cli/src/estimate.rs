@@ -43,13 +43,21 @@ struct Report {
     height: usize,
     steps: usize,
     threads: usize,
+    isa: &'static str,
+    precision: &'static str,
     /// Upsamplings of the decoder that are made in strips.
     strips: usize,
+    /// Prompts that are kept for further pictures, at most.
+    prompts: usize,
     base_bytes: u64,
+    /// Of these: weights that are prepared once and kept.
+    prepared_bytes: u64,
     stages: Vec<StageReport>,
     peak_bytes: u64,
     measured_bytes: Option<u64>,
     macs: u64,
+    /// Seconds from the prompt to the picture; known only once one was painted.
+    measured_s: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -60,13 +68,14 @@ struct StageReport {
     activation_bytes: u64,
     macs: u64,
     measured_bytes: Option<u64>,
+    measured_s: Option<f64>,
 }
 
 impl From<&StageEstimate> for StageReport {
     fn from(s: &StageEstimate) -> Self {
         let StageEstimate { stage, peak_bytes, mapped_bytes, activation_bytes, macs } = *s;
-        let stage = stage.name();
-        Self { stage, peak_bytes, mapped_bytes, activation_bytes, macs, measured_bytes: None }
+        let (stage, measured_bytes, measured_s) = (stage.name(), None, None);
+        Self { stage, peak_bytes, mapped_bytes, activation_bytes, macs, measured_bytes, measured_s }
     }
 }
 
@@ -82,6 +91,7 @@ pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
     let options = PipelineOptions {
         threads: Some(threads),
         isa: Some(isa),
+        precision: args.kernel.precision(),
         max_memory: args.engine.max_memory,
         components: args.engine.components.paths(),
         ..PipelineOptions::default()
@@ -100,12 +110,17 @@ pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
         height: estimate.height,
         steps: estimate.steps,
         threads,
+        isa: isa.name(),
+        precision: args.kernel.precision().name(),
         strips: estimate.plan.strips,
+        prompts: estimate.plan.prompts,
         base_bytes: estimate.base_bytes,
+        prepared_bytes: estimate.copied_bytes,
         stages: estimate.stages.iter().map(StageReport::from).collect(),
         peak_bytes: estimate.peak_bytes(),
         measured_bytes: None,
         macs: estimate.macs(),
+        measured_s: None,
     };
     if args.measure {
         measure(args, &choice, isa, &request, &mut report)?;
@@ -129,8 +144,7 @@ fn measure(
     let interrupt = Interrupt::install()?;
     let mut progress = Progress::new(args.json, args.json);
     progress.stage("loading the model");
-    let Loaded { pipeline, .. } =
-        args.engine.load(choice, isa, bonsai_core::ActivationPrecision::default(), None)?;
+    let Loaded { pipeline, .. } = args.engine.load(choice, isa, args.kernel.precision(), None)?;
     let pipeline = pipeline.with_cancel(interrupt.token.clone());
     interrupt.orderly();
     let mut whole = resident::peak_bytes();
@@ -141,7 +155,7 @@ fn measure(
         resident::reset_peak();
     };
     resident::reset_peak();
-    pipeline.generate_with(request, &mut |event| {
+    let generated = pipeline.generate_with(request, &mut |event| {
         progress.event(event);
         match event {
             Event::TextEncode { layer, layers } if layer == layers => end(0),
@@ -151,10 +165,13 @@ fn measure(
         ControlFlow::Continue(())
     })?;
     end(2);
-    for (stage, peak) in report.stages.iter_mut().zip(peaks) {
-        stage.measured_bytes = peak;
+    let t = &generated.timings;
+    let seconds = [t.text_encode, t.steps.iter().sum(), t.vae_decode].map(|time| time.as_secs_f64());
+    for ((stage, peak), seconds) in report.stages.iter_mut().zip(peaks).zip(seconds) {
+        (stage.measured_bytes, stage.measured_s) = (peak, Some(seconds));
     }
     report.measured_bytes = whole;
+    report.measured_s = Some(seconds.iter().sum());
     Ok(())
 }
 
@@ -169,21 +186,35 @@ fn table(r: &Report) -> String {
         0 => "decoder in one piece".to_owned(),
         n => format!("{} of the decoder made twice, in strips", print::count(n, "upsampling")),
     };
+    let weights = match r.prepared_bytes {
+        0 => "used where they lie in the files; a further picture costs page faults".to_owned(),
+        bytes => format!(
+            "{} of them prepared once on opening and kept for further pictures; the rest used in the files",
+            print::bytes(bytes)
+        ),
+    };
+    let prompts = match r.prompts {
+        0 => "each read anew".to_owned(),
+        n => format!("the last {n} kept for further pictures"),
+    };
     let mut lines = vec![
         format!("model        {}", r.model),
         format!("picture      {}x{}, {}", r.width, r.height, print::count(r.steps, "step")),
-        format!("plan         {}, {plan}", print::count(r.threads, "thread")),
+        format!("plan         {}, {}, {}, {plan}", print::count(r.threads, "thread"), r.isa, r.precision),
+        format!("weights      {weights}"),
+        format!("prompts      {prompts}"),
         format!("always       {}", print::bytes(r.base_bytes)),
     ];
     for s in &r.stages {
         lines.push(format!(
-            "{:<12} {}: weights {}, activations {}, {:.2} TMAC{}",
+            "{:<12} {}: weights {}, activations {}, {:.2} TMAC{}{}",
             s.stage,
             print::bytes(s.peak_bytes),
             print::bytes(s.mapped_bytes),
             print::bytes(s.activation_bytes),
             s.macs as f64 / 1e12,
-            measured(s.measured_bytes, s.peak_bytes)
+            measured(s.measured_bytes, s.peak_bytes),
+            s.measured_s.map_or_else(String::new, |seconds| format!(", {seconds:.2} s"))
         ));
     }
     lines.push(format!(
@@ -191,5 +222,9 @@ fn table(r: &Report) -> String {
         print::bytes(r.peak_bytes),
         measured(r.measured_bytes, r.peak_bytes)
     ));
+    lines.push(match r.measured_s {
+        Some(seconds) => format!("time         {seconds:.2} s from the prompt to the picture"),
+        None => "time         not known before a picture was painted; --measure paints one".to_owned(),
+    });
     lines.join("\n")
 }

@@ -1,12 +1,14 @@
-//! `bonsai info`: what a model directory or a picture holds.
+//! `bonsai info`: what a model directory, a native pack or a picture holds.
 
 mod components;
 mod picture;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bonsai_core::model_dir::ModelDir;
-use bonsai_core::{Defaults, Error, ErrorKind, Isa, Pipeline, PipelineOptions};
+use bonsai_core::native::PackInfo;
+use bonsai_core::{Defaults, Error, Isa, Pipeline, PipelineOptions};
 use clap::Args;
 use serde::Serialize;
 
@@ -17,7 +19,7 @@ use components::Component;
 
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// A model directory, or a PNG that bonsai wrote
+    /// A model directory, a native pack, or a PNG that bonsai wrote
     path: PathBuf,
     #[command(flatten)]
     components: ComponentArgs,
@@ -29,11 +31,17 @@ pub struct InfoArgs {
 pub fn run(args: &InfoArgs) -> Result<(), Failure> {
     let metadata = std::fs::metadata(&args.path);
     let metadata = metadata.map_err(|e| Failure::in_files(&Error::io(&args.path, e)))?;
-    if !metadata.is_dir() {
-        return picture::run(&args.path, args.json);
-    }
+    let pack = if metadata.is_dir() {
+        None
+    } else {
+        let info = PackInfo::read(&args.path).map_err(|e| Failure::in_files(&e))?;
+        match info {
+            Some(info) => Some(info),
+            None => return picture::run(&args.path, args.json),
+        }
+    };
     let dir = ModelDir::open(&args.path)?.with_components(args.components.paths());
-    let report = ModelReport::new(&dir, args);
+    let report = ModelReport::new(&dir, pack.as_ref(), args);
     if args.json {
         print::json(&report)?;
     } else {
@@ -48,15 +56,32 @@ pub fn run(args: &InfoArgs) -> Result<(), Failure> {
     }
 }
 
-/// A model directory.
+/// A model directory, or a native pack.
 #[derive(Serialize)]
 struct ModelReport {
     path: String,
+    /// What the header of a native pack says.
+    pack: Option<PackReport>,
     usable: bool,
     components: Vec<Component>,
     defaults: Option<DefaultsReport>,
     /// Why sound components make no model.
     error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct PackReport {
+    name: String,
+    version: String,
+    /// SHA-256 of each component, as it was when it was written.
+    sha256: BTreeMap<String, String>,
+}
+
+impl From<&PackInfo> for PackReport {
+    fn from(info: &PackInfo) -> Self {
+        let PackInfo { name, version, digests } = info.clone();
+        Self { name, version, sha256: digests }
+    }
 }
 
 #[derive(Serialize)]
@@ -82,7 +107,7 @@ impl From<&Defaults> for DefaultsReport {
 }
 
 impl ModelReport {
-    fn new(dir: &ModelDir, args: &InfoArgs) -> Self {
+    fn new(dir: &ModelDir, pack: Option<&PackInfo>, args: &InfoArgs) -> Self {
         let components = components::all(dir);
         let replaced = args.components.paths();
         let mut defaults = None;
@@ -95,13 +120,14 @@ impl ModelReport {
                 components: replaced,
                 ..PipelineOptions::default()
             };
-            match Pipeline::open_with(dir.root(), &options) {
+            match Pipeline::open_with(&args.path, &options) {
                 Ok(pipeline) => defaults = Some(pipeline.defaults().into()),
                 Err(e) => error = Some(e.to_string()),
             }
         }
         Self {
-            path: dir.root().display().to_string(),
+            path: args.path.display().to_string(),
+            pack: pack.map(PackReport::from),
             usable: defaults.is_some(),
             components,
             defaults,
@@ -115,6 +141,13 @@ impl std::fmt::Display for ModelReport {
         let bytes = self.components.iter().flat_map(|c| &c.files).map(|file| file.bytes).sum();
         let verdict = if self.usable { "a usable model" } else { "not a usable model" };
         write!(f, "{}: {verdict}, {}", self.path, print::bytes(bytes))?;
+        if let Some(PackReport { name, version, sha256 }) = &self.pack {
+            write!(f, "\n\nnative pack of version {version}: {name}")?;
+            for (component, digest) in sha256 {
+                write!(f, "\n  sha256     {digest} {component}")?;
+            }
+            write!(f, "\n  note       these were written with it; `bonsai doctor -m` compares them")?;
+        }
         for component in &self.components {
             write!(f, "\n\n{component}")?;
         }
@@ -129,11 +162,4 @@ impl std::fmt::Display for ModelReport {
             None => Ok(()),
         }
     }
-}
-
-/// A JSON file as `T`, for files that the engine reads only as part of a model.
-fn read_json<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<T, Error> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::new(ErrorKind::ModelFormat, format!("{}", path.display())).with_source(e))
 }

@@ -20,6 +20,7 @@ mod preview;
 mod print;
 mod progress;
 mod prompt;
+mod published;
 #[cfg(feature = "pull")]
 mod pull;
 mod record;

@@ -18,9 +18,10 @@ use crate::interrupt::Interrupt;
 use crate::model;
 use crate::print;
 use crate::progress::Progress;
+use crate::published;
 use crate::record::{self, Record, RecordedFile};
 use fetch::Fetcher;
-use hub::{Hub, Problem, RemoteFile};
+use hub::{Hub, Problem, RemoteDigest, RemoteFile};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,6 +35,8 @@ HF_TOKEN is sent for gated repositories. Proxies come from the usual variables (
 
 /// Where the hub is.
 const ENDPOINT: &str = "https://huggingface.co";
+/// The branch that is fetched when none is named.
+const NEWEST: &str = "main";
 /// Environment variable with the token for gated repositories.
 const TOKEN: &str = "HF_TOKEN";
 
@@ -50,7 +53,7 @@ pub struct PullArgs {
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
     /// Branch, tag or commit
-    #[arg(long, value_name = "NAME", default_value = "main")]
+    #[arg(long, value_name = "NAME", default_value = NEWEST)]
     revision: String,
     /// Another hub that speaks the same language
     #[arg(long, value_name = "URL", default_value = ENDPOINT)]
@@ -99,6 +102,9 @@ pub fn run(args: &PullArgs) -> Result<(), Failure> {
         let message = format!("{repository}: holds no model files");
         return Err(Failure::new(Code::Failed, message).hint("--all fetches every file"));
     }
+    if releases::is_known(repository) && args.revision == NEWEST {
+        expect_published(repository, &wanted)?;
+    }
     progress.done("file list");
     interrupt.orderly();
     let fetcher =
@@ -127,6 +133,25 @@ pub fn run(args: &PullArgs) -> Result<(), Failure> {
         print::bytes(report.received_bytes),
         report.total_s
     ))
+}
+
+/// Compares the digests that a hub lists for a release with those that are known.
+fn expect_published(repository: &str, files: &[RemoteFile]) -> Result<(), Failure> {
+    for file in files {
+        let (Some(known), RemoteDigest::Sha256(listed)) = (published::of_size(file.bytes), &file.digest)
+        else {
+            continue;
+        };
+        if listed != known.sha256 {
+            let message = format!(
+                "{repository}: {}: the hub lists the digest {listed}; that of {} is {}",
+                file.path, known.what, known.sha256
+            );
+            let hint = "where the publisher has replaced it, name the commit that you mean with --revision";
+            return Err(Failure::new(Code::Failed, message).hint(hint));
+        }
+    }
+    Ok(())
 }
 
 /// Asks again where the next answer may be another.

@@ -267,6 +267,32 @@ fn odd_lists_are_refused() {
 }
 
 #[test]
+fn a_release_has_the_digests_that_are_known() {
+    const RELEASE: &str = "prism-ml/bonsai-image-ternary-4B-mlx-2bit";
+    // the ternary transformer by its size
+    const BYTES: u64 = 1_425_271_472;
+    let pull = Pull::new();
+    pull.hub.also_called(RELEASE);
+    let path = "transformer/other.safetensors";
+    let digest = "0".repeat(64);
+    let lfs = json!({ "oid": digest, "size": BYTES, "pointerSize": 134 });
+    pull.hub.list_also(json!({ "type": "file", "oid": COMMIT, "size": BYTES, "path": path, "lfs": lfs }));
+    let mut command = pull.site.command();
+    command.args(["pull", "ternary", "--endpoint", &pull.hub.endpoint(), "--retries", "0", "-q"]);
+    let output = command.env_remove("HF_TOKEN").env_remove("BONSAI_MODELS").output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        [path, &digest, "b21737bdf02690b7", "--revision"].iter().all(|word| text.contains(word)),
+        "{text}"
+    );
+    // nothing was fetched
+    let asked: Vec<_> = pull.hub.requests().into_iter().map(|request| request.path).collect();
+    assert!(asked.iter().all(|path| path.starts_with("/api/")), "{asked:?}");
+    assert!(!pull.site.work.join("models").exists());
+}
+
+#[test]
 fn tokens_open_gates_and_stay_at_the_hub() {
     let pull = Pull::new();
     pull.hub.gate("secret");

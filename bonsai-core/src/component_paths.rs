@@ -14,7 +14,8 @@ pub struct ComponentPaths {
     pub text_encoder: Option<PathBuf>,
     /// The VAE.
     pub vae: Option<VaePath>,
-    /// The tokenizer: `tokenizer.json`, or a folder that holds it.
+    /// The tokenizer: `tokenizer.json`, a folder that holds it, or a GGUF text encoder. It is not needed where the text
+    /// encoder brings one.
     pub tokenizer: Option<PathBuf>,
 }
 
@@ -38,9 +39,19 @@ impl FromStr for VaePath {
 impl ComponentPaths {
     /// Whether nothing is left for a model directory to hold.
     pub fn is_complete(&self) -> bool {
-        let Self { transformer, text_encoder, vae, tokenizer } = self;
-        let vae = matches!(vae, Some(VaePath::Path(_)));
-        transformer.is_some() && text_encoder.is_some() && vae && tokenizer.is_some()
+        self.missing().is_empty()
+    }
+
+    /// Roles without a path of their own that a directory would have to hold.
+    fn missing(&self) -> Vec<&'static str> {
+        let brings_tokenizer = self
+            .text_encoder
+            .as_ref()
+            .is_some_and(|path| path.is_dir() || path.extension().is_some_and(|ending| ending == "gguf"));
+        ["transformer", "text_encoder", "vae", "tokenizer"]
+            .into_iter()
+            .filter(|role| self.of(role).is_none() && !(*role == "tokenizer" && brings_tokenizer))
+            .collect()
     }
 
     /// The path that was given for a role.
@@ -57,10 +68,7 @@ impl ComponentPaths {
     }
 
     pub(crate) fn expect_complete(&self) -> Result<()> {
-        let missing: Vec<_> = ["transformer", "text_encoder", "vae", "tokenizer"]
-            .into_iter()
-            .filter(|role| self.of(role).is_none())
-            .collect();
+        let missing = self.missing();
         if missing.is_empty() {
             return Ok(());
         }

@@ -3,6 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bonsai_kernels::Cpu;
+
 use crate::config::read_json;
 use crate::error::{Error, Result};
 use crate::estimate::{ModelSizes, Parts};
@@ -67,7 +69,8 @@ impl Pages {
 }
 
 impl Model {
-    pub(crate) fn load(dir: &ModelDir, options: &PipelineOptions) -> Result<Self> {
+    /// Weights that must be prepared are, by the threads of `cpu`.
+    pub(crate) fn load(dir: &ModelDir, options: &PipelineOptions, cpu: &Cpu) -> Result<Self> {
         let source = dir.files();
         let mut warnings = dir.index_warnings()?;
         let side = dir.side_file()?;
@@ -79,7 +82,7 @@ impl Model {
         };
 
         let files = dir.component("transformer")?;
-        let weights = Weights::open_from(source, &files.weights, Component::Transformer)?;
+        let weights = Weights::open_from(source, &files.weights, Component::Transformer)?.on(cpu);
         let config = files.config(source, || Flux2Config::detect(&weights))?;
         let transformer = Flux2Transformer::load(&weights, config).map_err(|e| e.context("transformer"))?;
         trace_component("transformer", &weights);
@@ -88,7 +91,7 @@ impl Model {
         let (transformer_pages, transformer_weights) = (Pages(weights.maps()), weights);
 
         let files = dir.component("text_encoder")?;
-        let weights = Weights::open_from(source, &files.weights, Component::TextEncoder)?;
+        let weights = Weights::open_from(source, &files.weights, Component::TextEncoder)?.on(cpu);
         let config = files.config(source, || Qwen3Config::detect(&weights))?;
         config.validate().map_err(|e| files.blamed(e))?;
         warnings.extend(config.warnings());
@@ -106,7 +109,7 @@ impl Model {
         let (text_encoder_pages, text_encoder_weights) = (Pages(weights.maps()), weights);
 
         let files = dir.component("vae")?;
-        let weights = Weights::open_from(source, &files.weights, Component::Vae)?;
+        let weights = Weights::open_from(source, &files.weights, Component::Vae)?.on(cpu);
         let config = files.config(source, || VaeConfig::detect(&weights))?;
         let vae = Vae::load(&weights, config).map_err(|e| match &files.config {
             Some(_) => e.context("vae"),

@@ -13,7 +13,8 @@ use crate::config::read_json;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model_source::ModelFiles;
 use crate::native::NativePack;
-use crate::weights::{Component, TensorFile};
+use crate::tokenizer::Tokenizer;
+use crate::weights::{Component, TensorFile, Weights};
 
 /// Endings of files of weights, those that are preferred first.
 const WEIGHTS: [&str; 4] = [".safetensors", ".gguf", ".pt", ".pth"];
@@ -371,9 +372,48 @@ impl ModelDir {
             .flat_map(|dir| [dir.join("tokenizer"), dir])
             .collect();
         candidates.push(self.root.clone());
-        candidates.into_iter().find(holds).ok_or_else(|| {
+        if let Some(dir) = candidates.into_iter().find(holds) {
+            return Ok(dir);
+        }
+        // a GGUF file brings its own
+        let weights = self.component("text_encoder").map(|files| files.weights).unwrap_or_default();
+        let gguf = weights.into_iter().find(|path| file_name(path).ends_with(".gguf"));
+        gguf.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("{}: no tokenizer/tokenizer.json", self.root.display()))
         })
+    }
+
+    /// The weights of a component of this model.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn open_weights(&self, files: &ComponentFiles, component: Component) -> Result<Weights> {
+        Weights::open_from(&self.files, &files.weights, component)
+    }
+
+    /// The config of a component of this model, or without one, what `detect` finds in the weights.
+    ///
+    /// # Errors
+    /// When it is unsound, or there is none and `detect` fails.
+    pub fn config<T: DeserializeOwned>(
+        &self,
+        files: &ComponentFiles,
+        detect: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        files.config(&self.files, detect)
+    }
+
+    /// The tokenizer of this model.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn open_tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::open_from(&self.files, &self.tokenizer()?)
+    }
+
+    /// The file that is this model, where it is a native pack.
+    pub fn pack(&self) -> Option<&Path> {
+        self.files.pack()
     }
 
     /// What `model_index.json` says that should give pause; nothing where there is none.
@@ -411,16 +451,18 @@ impl ModelDir {
         Ok(warnings)
     }
 
+    /// Whether there is a `bonsai.json`.
+    pub fn has_side_file(&self) -> bool {
+        self.has_root() && self.files.exists(&self.root.join("bonsai.json"))
+    }
+
     /// `bonsai.json`, or nothing where there is none.
     ///
     /// # Errors
     /// When it is there and unsound.
     pub fn side_file(&self) -> Result<SideFile> {
         let path = self.root.join("bonsai.json");
-        if !self.has_root() {
-            return Ok(SideFile::default());
-        }
-        if self.files.exists(&path) { read_json(&self.files, &path) } else { Ok(SideFile::default()) }
+        if self.has_side_file() { read_json(&self.files, &path) } else { Ok(SideFile::default()) }
     }
 
     fn shards(&self, index: &Path) -> Result<Vec<PathBuf>> {

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use bonsai_kernels::{AlignedBuf, Allocator, CancelToken, KernelError, SystemAllocator};
+use bonsai_kernels::{AlignedBuf, Allocator, CancelToken, KernelError, SharedBytes, SystemAllocator};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::native::NativePack;
@@ -81,6 +81,11 @@ impl ModelFiles {
         self.native.as_ref()?.tensors(&source_name(path)?)
     }
 
+    /// The file that is the model, where it is a native pack.
+    pub(crate) fn pack(&self) -> Option<&Path> {
+        self.native.as_deref().map(NativePack::path)
+    }
+
     /// What the model is called where its directory has no name.
     pub(crate) fn source_name(&self) -> Option<&str> {
         self.source.as_ref().map(|s| s.name())
@@ -149,6 +154,15 @@ impl ModelFiles {
                 Ok(Ok(bytes))
             }
         }
+    }
+
+    /// The first bytes of a file: all of one that is mapped, at most `max_bytes` of one that a host keeps.
+    pub(crate) fn head(&self, path: &Path, max_bytes: u64) -> Result<SharedBytes> {
+        let Some(source) = &self.source else { return Ok(MappedFile::open(path)?.bytes()) };
+        let (name, size) = find(source.as_ref(), path)?;
+        let mut bytes = vec![0; usize::try_from(size.min(max_bytes)).unwrap_or(0)];
+        source.read_at(&name, 0, &mut bytes).map_err(|e| e.in_file(path))?;
+        Ok(SharedBytes::from_vec(bytes))
     }
 
     /// A file of weights: mapped from disk, or read into a buffer.

@@ -139,7 +139,7 @@ impl Pipeline {
     fn load(options: &PipelineOptions, dir: impl FnOnce() -> Result<ModelDir>) -> Result<Self> {
         let cpu = options.cpu()?;
         let dir = dir()?.with_cancel(options.cancel.clone());
-        let model = Arc::new(Model::load(&dir, options)?);
+        let model = Arc::new(Model::load(&dir, options, &cpu)?);
         let (max_memory, most_prompts) = (options.max_memory, options.prompts());
         Ok(Self { model, cpu, max_memory, prompts: Arc::default(), most_prompts })
     }

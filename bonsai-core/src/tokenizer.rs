@@ -15,6 +15,7 @@ use crate::model_source::ModelFiles;
 use crate::{Error, ErrorKind, Result};
 
 mod files;
+mod gguf;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -83,10 +84,10 @@ pub struct PromptTokens {
 
 impl Tokenizer {
     /// Reads `tokenizer.json` of `dir`, or `vocab.json` and `merges.txt` where that is absent, and
-    /// `tokenizer_config.json` where there is one.
+    /// `tokenizer_config.json` where there is one; or the keys of a GGUF file, where `dir` is one.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] if neither form is there; [`ErrorKind::Tokenizer`] if a file is not what its
+    /// [`ErrorKind::NotFound`] if none of these is there; [`ErrorKind::Tokenizer`] if a file is not what its
     /// format demands, or if a token of the chat template or the padding token is missing.
     pub fn open(dir: &Path) -> Result<Self> {
         Self::open_from(&ModelFiles::disk(), dir)

@@ -6,6 +6,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bonsai_core::model_dir::ModelDir;
+use bonsai_core::native::{Target, convert, convert_from};
 use bonsai_core::weights::{Component, Weights};
 use bonsai_core::{
     ActivationPrecision, ComponentPaths, Isa, Pipeline, PipelineOptions, Request, VaePath, noise,
@@ -220,6 +222,13 @@ fn exact_layouts_paint_one_picture() {
     std::fs::copy(Path::new(MODEL).join("vae/config.json"), folder.join("config.json")).unwrap();
     assert!(with(vae(folder.join("ae.safetensors"))) == want, "BFL VAE");
 
+    let native = at("native.safetensors");
+    convert(Path::new(MODEL), &native, Target::Native).unwrap();
+    assert!(
+        picture(&Pipeline::open_with(&native, &options(ComponentPaths::default())).unwrap()) == want,
+        "native"
+    );
+
     // all of them one by one, from files of other programs
     let components = ComponentPaths {
         transformer: Some(at("bfl.gguf")),
@@ -264,6 +273,13 @@ fn a_ternary_model_in_each_layout() {
     assert!(with(transformer(at("unpacked.safetensors"))) == want, "unpacked");
     torch::write(&at("state_dict.pt"), gemlite(&packed));
     assert!(with(transformer(at("state_dict.pt"))) == want, "gemlite");
+    let chosen = ModelDir::open(Path::new(MODEL)).unwrap();
+    let chosen = chosen.with_components(transformer(weights_of("transformer_ternary")));
+    for (name, target) in [("native", Target::Native), ("gguf", Target::Gguf), ("half", Target::Unpacked)] {
+        convert_from(&chosen, &at(name), target).unwrap();
+        let pipeline = Pipeline::open_with(at(name), &options(ComponentPaths::default())).unwrap();
+        assert!(picture(&pipeline) == want, "{name}");
+    }
 }
 
 #[test]

@@ -72,6 +72,8 @@ enum Open {
     Index,
     SideFile,
     Tokenizer,
+    /// The tokenizer inside a GGUF file.
+    GgufTokenizer,
 }
 
 struct Case {
@@ -90,6 +92,7 @@ impl Case {
             Open::Index => "model_index.json",
             Open::SideFile => "bonsai.json",
             Open::Tokenizer => "tokenizer.json",
+            Open::GgufTokenizer => "encoder.gguf",
         }
     }
 
@@ -109,6 +112,7 @@ impl Case {
             Open::Index => ModelDir::open(dir)?.index_warnings().map(drop),
             Open::SideFile => ModelDir::open(dir)?.side_file().map(drop),
             Open::Tokenizer => Tokenizer::open(dir).map(drop),
+            Open::GgufTokenizer => Tokenizer::open(&path).map(drop),
         }
     }
 }
@@ -356,6 +360,43 @@ fn gguf_cases(cases: &mut Cases) {
     });
     let many: Vec<_> = (0..20_000).map(|i| info(format!("t{i}").as_bytes(), &[8], 0, 32 * i)).collect();
     cases.add("GGUF: many tensors, the last outside", Open::Weights, gguf(&[], &many, 32 * 19_999));
+}
+
+fn gguf_tokenizer_cases(cases: &mut Cases) {
+    let array = |kind: u32, count: u64, elements: &[u8]| {
+        [&kind.to_le_bytes()[..], &count.to_le_bytes(), elements].concat()
+    };
+    let letters: Vec<u8> = (b'a'..=b'z').flat_map(|letter| text(&[letter])).collect();
+    let tokens = |value: Vec<u8>| pair("tokenizer.ggml.tokens", 9, &value);
+    let types = |value: Vec<u8>| pair("tokenizer.ggml.token_type", 9, &value);
+    let kind =
+        || [pair("tokenizer.ggml.model", 8, &text(b"gpt2")), pair("tokenizer.ggml.pre", 8, &text(b"qwen2"))];
+    let plain = || types(array(5, 26, &[1, 0, 0, 0].repeat(26)));
+    let all = || tokens(array(8, 26, &letters));
+    for (name, pairs) in [
+        ("no tokens", vec![]),
+        ("a billion tokens", vec![tokens(array(8, 1 << 30, &[]))]),
+        ("all ones tokens", vec![tokens(array(8, u64::MAX, &[]))]),
+        ("tokens that are numbers", vec![tokens(array(5, 2, &[0; 8]))]),
+        ("a token beyond the file", vec![tokens(array(8, 1, &u64::MAX.to_le_bytes()))]),
+        ("a token that is not UTF-8", vec![tokens(array(8, 1, &text(b"\xff")))]),
+        ("a token twice", vec![tokens(array(8, 2, &text(b"a").repeat(2))), types(array(5, 2, &[1; 8]))]),
+        ("types that are texts", vec![all(), types(array(8, 26, &letters))]),
+        ("types that are arrays", vec![all(), types(array(9, 1, &array(9, 1, &[0; 12])))]),
+        ("a billion types", vec![all(), types(array(0, 1 << 30, &[]))]),
+        ("no types", vec![all()]),
+        ("too few letters", vec![all(), plain()]),
+        (
+            "merges of nothing",
+            vec![all(), plain(), pair("tokenizer.ggml.merges", 9, &array(8, 1, &text(b"x")))],
+        ),
+        ("padding of a text", vec![all(), plain(), pair("tokenizer.ggml.padding_token_id", 8, &text(b"a"))]),
+        ("padding outside", vec![all(), plain(), pair("tokenizer.ggml.padding_token_id", 4, &[255; 4])]),
+    ] {
+        let bytes = gguf(&[&kind()[..], &pairs].concat(), &[], 64);
+        cases.add(format!("GGUF tokenizer: {name}"), Open::GgufTokenizer, bytes);
+    }
+    cases.add("GGUF tokenizer: no GGUF", Open::GgufTokenizer, &b"{}"[..]);
 }
 
 /// A checkpoint of this pickle and one storage of 64 bytes.
@@ -658,6 +699,7 @@ fn two_hundred_malformed_files_are_refused() {
     let mut cases = Cases::default();
     safetensors_cases(&mut cases);
     gguf_cases(&mut cases);
+    gguf_tokenizer_cases(&mut cases);
     torch_cases(&mut cases);
     pack_cases(&mut cases);
     json_cases(&mut cases);

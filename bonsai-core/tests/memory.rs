@@ -2,7 +2,10 @@
 
 use bonsai_core::noise::NoiseSource;
 use bonsai_core::scheduler::FlowMatchEuler;
-use bonsai_core::{Context, ErrorKind, Latents, Pipeline, PipelineOptions, Request, estimate};
+use bonsai_core::{
+    ComponentPaths, Context, ErrorKind, Estimate, Latents, Pipeline, PipelineOptions, Request, VaePath,
+    estimate,
+};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/model");
 
@@ -70,6 +73,25 @@ fn a_preview_decoder_is_counted() {
     assert!(with.stages[1].peak_bytes > without.stages[1].peak_bytes);
     assert!(with.stages[1].activation_bytes > 3 * 64 * 4 * 1024 * 1024, "{with:?}");
     assert_eq!(with.stages[2].activation_bytes, without.stages[2].activation_bytes);
+}
+
+#[test]
+fn a_tiny_decoder_is_estimated_as_what_it_is() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/taef2_decoder.pth");
+    let components = ComponentPaths { vae: Some(VaePath::Path(file.into())), ..ComponentPaths::default() };
+    let tiny = PipelineOptions { components, ..options(None) };
+    let request = Request::new("").size(512, 512);
+    let before = estimate(MODEL, &tiny, &request).unwrap();
+    assert_eq!(before, Pipeline::open_with(MODEL, &tiny).unwrap().estimate(&request).unwrap());
+    let full = estimate(MODEL, &options(None), &request).unwrap();
+    let decode = |estimate: &Estimate| estimate.stages[2];
+    assert!(decode(&before).macs < decode(&full).macs && decode(&before).macs > 0);
+    // three maps of its eight channels at full size
+    let maps = 3 * 8 * 512 * 512 * 4;
+    assert!((maps..maps + maps / 2).contains(&decode(&before).activation_bytes), "{before:?}");
+    // it has no strips to save memory with
+    let poor = PipelineOptions { max_memory: Some(before.peak_bytes() - 1), ..tiny };
+    assert_eq!(estimate(MODEL, &poor, &request).unwrap_err().kind(), ErrorKind::MemoryBudget);
 }
 
 #[test]

@@ -3,28 +3,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bonsai_core::{CancelToken, Isa, Pipeline, PipelineOptions};
+use bonsai_core::native::{PackInfo, check_digests_with};
+use bonsai_core::{CancelToken, Error, ErrorKind, Isa, Pipeline, PipelineOptions};
 use serde::Serialize;
 
 use crate::failure::{Code, Failure};
 use crate::model;
 use crate::progress::Progress;
+use crate::published;
 use crate::record::{self, Record, RecordedFile};
 
-/// Digests of published files, by their sizes.
-const PUBLISHED: [(u64, &str); 3] = [
-    // ternary transformer, MLX pack
-    (1_425_271_472, "b21737bdf02690b7d662907781c4dc8b8bf22a2c98b823b1ca3336f48371a84f"),
-    // ternary transformer in 16-bit numbers
-    (7_751_109_712, "fa5fd18239aadc41d3bec64810479fd3aed5182946f70e2d894f747cf4e35964"),
-    // the VAE of all packs
-    (168_120_878, "ca70d2202afe6415bdbcb8793ba8cd99fd159cfe6192381504d6c4d3036e0f04"),
-];
-
-/// A model directory.
+/// A model directory, or a native pack.
 #[derive(Serialize)]
 pub struct Model {
     pub path: String,
+    /// Whether it is one file, whose components are checked instead of files.
+    pub is_pack: bool,
     /// What led to it.
     pub found: String,
     /// Where it was fetched from: repository and commit.
@@ -35,10 +29,11 @@ pub struct Model {
     pub files: Vec<CheckedFile>,
 }
 
-/// A file of a model.
+/// A file of a model, or a component of a native pack.
 #[derive(Serialize)]
 pub struct CheckedFile {
     pub path: String,
+    /// Its size; 0 for a component.
     pub bytes: u64,
     pub digest: Verdict,
 }
@@ -89,6 +84,11 @@ pub fn find(given: Option<&Path>, models: &Path) -> Vec<(PathBuf, String)> {
 }
 
 fn looks_like_a_model(dir: &Path) -> bool {
+    if dir.is_file() {
+        let ending = dir.extension().is_some_and(|ending| ending == "safetensors");
+        // one that is damaged is worth a look too
+        return ending && !matches!(PackInfo::read(dir), Ok(None));
+    }
     let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.into_iter().any(|name| {
         let name = name.to_string_lossy();
@@ -106,6 +106,63 @@ pub fn examine(
     progress: &Progress,
 ) -> Result<Model, Failure> {
     let mut problems = Vec::new();
+    let (source, files) = if dir.is_file() {
+        (None, components_of(dir, quick, cancel, progress, &mut problems)?)
+    } else {
+        files_of(dir, quick, cancel, progress, &mut problems)?
+    };
+    let mut usable = None;
+    if !quick {
+        let options = PipelineOptions { threads: Some(1), isa: Some(isa), ..PipelineOptions::default() };
+        let loaded = Pipeline::open_with(dir, &options);
+        usable = Some(loaded.is_ok());
+        problems.extend(loaded.err().map(|error| error.to_string()));
+    }
+    let (path, is_pack) = (dir.display().to_string(), dir.is_file());
+    Ok(Model { path, is_pack, found, source, usable, problems, files })
+}
+
+/// The components of a native pack, by the digests in its header.
+fn components_of(
+    path: &Path,
+    quick: bool,
+    cancel: &CancelToken,
+    progress: &Progress,
+    problems: &mut Vec<String>,
+) -> Result<Vec<CheckedFile>, Failure> {
+    let total = path.metadata().map_or(0, |metadata| metadata.len());
+    let names = match PackInfo::read(path) {
+        Ok(Some(info)) => info.digests.into_keys().collect::<Vec<_>>(),
+        // why it is none is told when it is loaded
+        _ => return Ok(Vec::new()),
+    };
+    let component = |path, digest| CheckedFile { path, bytes: 0, digest };
+    if quick {
+        return Ok(names.into_iter().map(|name| component(name, Verdict::Unread)).collect());
+    }
+    let mut read = 0;
+    let checked = check_digests_with(path, &mut |count| {
+        read += count;
+        progress.fraction(read as f64 / total.max(1) as f64, &path.display().to_string());
+        if cancel.is_cancelled() { Err(Error::new(ErrorKind::Cancelled, "cancelled")) } else { Ok(()) }
+    })?;
+    let verdict = |(name, sound): (String, bool)| {
+        if !sound {
+            problems.push(format!("{name}: its bytes are not those that were written"));
+        }
+        component(name, if sound { Verdict::Matches } else { Verdict::Differs })
+    };
+    Ok(checked.into_iter().map(verdict).collect())
+}
+
+/// Where a model directory was fetched from, and its files.
+fn files_of(
+    dir: &Path,
+    quick: bool,
+    cancel: &CancelToken,
+    progress: &Progress,
+    problems: &mut Vec<String>,
+) -> Result<(Option<String>, Vec<CheckedFile>), Failure> {
     let record = Record::read(dir).unwrap_or_else(|failure| {
         problems.extend(failure.lines());
         None
@@ -134,14 +191,7 @@ pub fn examine(
         }
         files.push(CheckedFile { path: file.path, bytes: file.bytes, digest: verdict });
     }
-    let mut usable = None;
-    if !quick {
-        let options = PipelineOptions { threads: Some(1), isa: Some(isa), ..PipelineOptions::default() };
-        let loaded = Pipeline::open_with(dir, &options);
-        usable = Some(loaded.is_ok());
-        problems.extend(loaded.err().map(|error| error.to_string()));
-    }
-    Ok(Model { path: dir.display().to_string(), found, source, usable, problems, files })
+    Ok((source, files))
 }
 
 fn clone(file: &RecordedFile) -> RecordedFile {
@@ -163,7 +213,7 @@ fn unrecorded(dir: &Path) -> Vec<(RecordedFile, Option<&'static str>)> {
     let files = paths.into_iter().filter(weights).filter_map(|path| {
         let bytes = path.metadata().ok()?.len();
         let name = path.strip_prefix(dir).ok()?.to_string_lossy().replace('\\', "/");
-        let known = PUBLISHED.iter().find(|(size, _)| *size == bytes).map(|(_, digest)| *digest);
+        let known = published::of_size(bytes).map(|file| file.sha256);
         Some((RecordedFile { path: name, bytes, sha256: String::new() }, known))
     });
     files.collect()

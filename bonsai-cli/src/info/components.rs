@@ -1,4 +1,4 @@
-//! The components of a model directory, each looked at on its own, so that one that is broken hides no other.
+//! The components of a model, each looked at on its own, so that one that is broken hides no other.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,14 +7,12 @@ use std::path::Path;
 use bonsai_core::Result;
 use bonsai_core::model_dir::{ComponentFiles, ModelDir};
 use bonsai_core::text_encoder::{Qwen3, Qwen3Config};
-use bonsai_core::tokenizer::Tokenizer;
 use bonsai_core::transformer::{Flux2Config, Flux2Transformer};
 use bonsai_core::vae::{Vae, VaeConfig};
-use bonsai_core::weights::{self, TensorFile, Weights};
+use bonsai_core::weights::{self, Weights};
 use serde::Serialize;
 
-use super::read_json;
-use crate::print;
+use crate::{print, published};
 
 /// Kinds that are one or two bits a weight.
 const FEW_BITS: [&str; 2] = ["binary", "ternary"];
@@ -77,14 +75,15 @@ fn with_weights(
 ) -> Component {
     look(role, |c| {
         let files = dir.component(role)?;
-        c.folder = Some(files.dir.display().to_string());
-        c.files = files.weights.iter().map(|path| size(path)).collect();
-        for path in &files.weights {
-            for tensor in TensorFile::open(path)?.tensors.values() {
-                *c.tensors.entry(tensor.dtype.to_string()).or_default() += 1;
+        let weights = dir.open_weights(&files, component)?;
+        match dir.pack() {
+            Some(pack) => c.files.push(FileSize { bytes: weights.stored_bytes(), ..size(pack) }),
+            None => {
+                c.folder = Some(files.dir.display().to_string());
+                c.files = files.weights.iter().map(|path| size(path)).collect();
             }
         }
-        let weights = Weights::open(&files.weights, component)?;
+        c.tensors = weights.dtypes();
         c.container = Some(weights.containers());
         let loaded = load(dir, &files, &weights);
         let kinds = weights.kinds();
@@ -92,12 +91,20 @@ fn with_weights(
             *c.matrices.entry(kind).or_default() += 1;
         }
         c.notes = odd_ones(&kinds);
+        c.notes.extend(c.files.iter().filter_map(published_note));
         c.warnings.extend(weights.warnings());
         let (config, warnings) = loaded?;
         c.config = config;
         c.warnings.extend(warnings);
         Ok(())
     })
+}
+
+/// Says which published file has this size.
+fn published_note(file: &FileSize) -> Option<String> {
+    let known = published::of_size(file.bytes)?;
+    let name = &file.name;
+    Some(format!("{name} has the size of {}; `bonsai doctor` compares the digest", known.what))
 }
 
 fn size(path: &Path) -> FileSize {
@@ -132,11 +139,8 @@ fn odd_ones(kinds: &BTreeMap<String, &'static str>) -> Vec<String> {
 
 type Loaded = Result<(Summary, Vec<String>)>;
 
-fn transformer(_: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Loaded {
-    let config: Flux2Config = match &files.config {
-        Some(path) => read_json(path)?,
-        None => Flux2Config::detect(weights)?,
-    };
+fn transformer(dir: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Loaded {
+    let config = dir.config(files, || Flux2Config::detect(weights))?;
     let model = Flux2Transformer::load(weights, config)?;
     let c = model.config();
     let summary = BTreeMap::from([
@@ -154,10 +158,7 @@ fn transformer(_: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Loade
 }
 
 fn text_encoder(dir: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Loaded {
-    let config: Qwen3Config = match &files.config {
-        Some(path) => read_json(path)?,
-        None => Qwen3Config::detect(weights)?,
-    };
+    let config = dir.config(files, || Qwen3Config::detect(weights))?;
     // a broken side file is reported as its own component
     let taps = dir.side_file().ok().and_then(|side| side.text_encoder_out_layers);
     let last =
@@ -178,11 +179,8 @@ fn text_encoder(dir: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Lo
     Ok((summary, c.warnings()))
 }
 
-fn vae(_: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Loaded {
-    let config: VaeConfig = match &files.config {
-        Some(path) => read_json(path)?,
-        None => VaeConfig::detect(weights)?,
-    };
+fn vae(dir: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Loaded {
+    let config = dir.config(files, || VaeConfig::detect(weights))?;
     let model = Vae::load(weights, config)?;
     let c = model.config();
     let channels: Vec<String> = c.decoder_channels().iter().map(usize::to_string).collect();
@@ -199,23 +197,26 @@ fn vae(_: &ModelDir, files: &ComponentFiles, weights: &Weights) -> Loaded {
 }
 
 fn tokenizer(dir: &ModelDir, c: &mut Component) -> Result<()> {
-    let folder = dir.tokenizer()?;
-    c.folder = Some(folder.display().to_string());
-    let names = ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"];
-    let files = names.iter().map(|name| folder.join(name)).chain([folder.clone()]);
-    c.files = files.filter(|p| p.is_file()).map(|p| size(&p)).collect();
-    let tokenizer = Tokenizer::open(&folder)?;
+    if dir.pack().is_none() {
+        let folder = dir.tokenizer()?;
+        let names = ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"];
+        let files = names.iter().map(|name| folder.join(name)).chain([folder.clone()]);
+        c.files = files.filter(|p| p.is_file()).map(|p| size(&p)).collect();
+        c.folder = Some(folder.display().to_string());
+    }
+    let tokenizer = dir.open_tokenizer()?;
     c.config.insert("tokens", tokenizer.vocab_size().to_string());
     Ok(())
 }
 
 fn side_file(dir: &ModelDir, c: &mut Component) -> Result<()> {
-    let path = dir.root().join("bonsai.json");
-    if !path.exists() {
+    if !dir.has_side_file() {
         c.notes.push("not there; the published models need none".to_owned());
         return Ok(());
     }
-    c.files.push(size(&path));
+    if dir.pack().is_none() {
+        c.files.push(size(&dir.root().join("bonsai.json")));
+    }
     let side = dir.side_file()?;
     c.config.extend(side.text_encoder_out_layers.map(|taps| ("taps", format!("{taps:?}"))));
     c.config.extend(side.max_sequence_length.map(|length| ("prompt tokens", length.to_string())));

@@ -54,6 +54,11 @@ pub fn repository(given: &str) -> Result<String, String> {
     if [owner, name].into_iter().all(is_plain) { Ok(given.to_owned()) } else { Err(expected()) }
 }
 
+/// Whether a repository is one of the releases.
+pub fn is_known(repository: &str) -> bool {
+    RELEASES.iter().any(|release| release.repository == repository)
+}
+
 fn is_plain(word: &str) -> bool {
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     !word.is_empty()

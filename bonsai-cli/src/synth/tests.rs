@@ -62,7 +62,7 @@ fn file_bytes(file: &TensorFile) -> u64 {
 fn presets_have_their_names() {
     let names: Vec<String> =
         Preset::value_variants().iter().map(|p| p.to_possible_value().unwrap().get_name().into()).collect();
-    assert_eq!(names, ["bonsai-4b-binary", "bonsai-4b-ternary", "tiny"]);
+    assert_eq!(names, ["bonsai-4b-binary", "bonsai-4b-ternary", "medium", "tiny"]);
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub struct Request {
 
 #[derive(Default)]
 struct State {
+    /// Another name of the repository.
+    alias: Option<String>,
     files: BTreeMap<String, Vec<u8>>,
     faults: BTreeMap<String, VecDeque<Fault>>,
     /// Entries that the list has beside the files.
@@ -104,6 +106,11 @@ impl TestHub {
     /// The list has this entry too.
     pub fn list_also(&self, entry: Value) {
         self.state.lock().unwrap().extra.push(entry);
+    }
+
+    /// The repository has this name too.
+    pub fn also_called(&self, repository: &str) {
+        self.state.lock().unwrap().alias = Some(repository.to_owned());
     }
 
     /// From here on only those with this token are served.
@@ -192,13 +199,17 @@ fn answer(request: &Request, state: &mut State, port: u16) -> Answer {
     if state.token.as_ref().is_some_and(|token| request.authorization != Some(format!("Bearer {token}"))) {
         return reply(401, &[], b"no");
     }
-    if path == format!("/api/models/{REPOSITORY}/revision/main") {
+    let repository = match &state.alias {
+        Some(alias) if path.contains(alias) => alias.as_str(),
+        _ => REPOSITORY,
+    };
+    if path == format!("/api/models/{repository}/revision/main") {
         return reply(200, &[], json!({ "sha": COMMIT, "private": false }).to_string().as_bytes());
     }
-    if path == format!("/api/models/{REPOSITORY}/tree/{COMMIT}") {
+    if path == format!("/api/models/{repository}/tree/{COMMIT}") {
         return tree(query, state, port);
     }
-    match path.strip_prefix(&format!("/{REPOSITORY}/resolve/{COMMIT}/")).map(decode) {
+    match path.strip_prefix(&format!("/{repository}/resolve/{COMMIT}/")).map(decode) {
         // large files lie elsewhere, under another host name
         Some(name) if is_large(&name) => {
             reply(302, &[format!("location: http://localhost:{port}/storage/{name}?signature=1")], b"")

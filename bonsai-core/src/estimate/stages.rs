@@ -9,8 +9,14 @@ use crate::vae::{self, VaeConfig};
 const PROGRAM: u64 = 11 << 20;
 /// A token and its merge in the tokenizer's tables.
 const TOKENIZER_ENTRY: u64 = 256;
-/// What the system's allocator keeps of freed buffers, at most.
+/// What the system's allocator keeps of freed buffers, at most, and of all of them.
 const RETAINED: u64 = 8 << 20;
+const RETAINED_PART: u64 = 3;
+
+/// Buffers with what is kept of those that were freed.
+fn retaining(bytes: u64, most: u64) -> u64 {
+    bytes + most.min(bytes / RETAINED_PART)
+}
 
 /// f32 values.
 fn floats(count: usize) -> u64 {
@@ -67,9 +73,10 @@ impl ModelSizes {
             macs,
         };
         let stages = vec![
-            stage(Stage::TextEncode, self.layer, encode, encode_macs),
-            stage(Stage::Denoise, mapped, denoise, denoise_macs),
-            stage(Stage::Decode, 0, decode + RETAINED, decode_macs),
+            stage(Stage::TextEncode, self.layer, retaining(encode, RETAINED), encode_macs),
+            // most of its buffers are made once
+            stage(Stage::Denoise, mapped, retaining(denoise, RETAINED / 2), denoise_macs),
+            stage(Stage::Decode, 0, retaining(decode, RETAINED), decode_macs),
         ];
         let copied_bytes = self.copied;
         Estimate { width, height, steps, plan, base_bytes: base, copied_bytes, stages }

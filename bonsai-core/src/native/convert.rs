@@ -19,7 +19,7 @@ use crate::text_encoder::{Qwen3, Qwen3Config};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{Flux2Config, Flux2Transformer};
 use crate::vae::{Vae, VaeConfig};
-use crate::weights::{Component, Weights};
+use crate::weights::Component;
 
 /// What a model is converted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +38,8 @@ const TOKENIZER_FILES: [&str; 5] =
     ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "tokenizer.tables"];
 const MAX_SMALL: u64 = 256 << 20;
 
-struct Source {
-    dir: ModelDir,
+struct Source<'a> {
+    dir: &'a ModelDir,
     /// By name: configs and side files.
     texts: BTreeMap<String, String>,
     items: Vec<(&'static str, Vec<(String, Item)>)>,
@@ -50,6 +50,14 @@ struct Source {
 /// # Errors
 /// When the model is unusable, `output` exists or can't be written, or a matrix has no form in the target.
 pub fn convert(input: &Path, output: &Path, target: Target) -> Result<()> {
+    convert_from(&ModelDir::open(input)?, output, target)
+}
+
+/// [`convert`] of a model of which some components may have been named by themselves.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_from(input: &ModelDir, output: &Path, target: Target) -> Result<()> {
     if output.exists() {
         return Err(Error::invalid(format!("{}: exists already", output.display())));
     }
@@ -69,38 +77,41 @@ pub fn convert(input: &Path, output: &Path, target: Target) -> Result<()> {
     done
 }
 
-impl Source {
-    fn read(input: &Path, target: Target) -> Result<Self> {
-        let dir = ModelDir::open(input)?;
+impl<'a> Source<'a> {
+    fn read(dir: &'a ModelDir, target: Target) -> Result<Self> {
         let (files, side) = (dir.files(), dir.side_file()?);
         let mut texts: BTreeMap<String, String> = BTreeMap::new();
         // configs of small decoders do not always say
         let mut decoder_channels = Value::Null;
-        let mut keep = |path: PathBuf, name: String| -> Result<()> {
-            if files.exists(&path) {
-                let value: Value = read_json(files, &path)?;
+        let mut keep = |path: &Path, name: String| -> Result<()> {
+            if files.exists(path) {
+                let value: Value = read_json(files, path)?;
                 texts.insert(name, value.to_string());
             }
             Ok(())
         };
-        keep(dir.root().join("bonsai.json"), "bonsai.json".to_owned())?;
+        keep(&dir.root().join("bonsai.json"), "bonsai.json".to_owned())?;
         let mut items = Vec::new();
+        // configs of components that have none, as their weights tell them
+        let mut detected: BTreeMap<String, Value> = BTreeMap::new();
         for role in ROLES {
             let found = dir.component(role)?;
-            let config = found.dir.join("config.json");
-            keep(config.clone(), format!("{role}/config.json"))?;
+            let name = format!("{role}/config.json");
+            if let Some(config) = &found.config {
+                keep(config, name.clone())?;
+            }
             match role {
                 "transformer" => {
-                    let weights =
-                        Weights::open_from(files, &found.weights, Component::Transformer)?.recording();
-                    let config: Flux2Config = read_json(files, &config)?;
+                    let weights = dir.open_weights(&found, Component::Transformer)?.recording();
+                    let config = found.config(files, || Flux2Config::detect(&weights))?;
+                    detected.insert(name, json!(config));
                     Flux2Transformer::load(&weights, config)?;
                     items.push((role, weights.recorded()));
                 }
                 "text_encoder" => {
-                    let weights =
-                        Weights::open_from(files, &found.weights, Component::TextEncoder)?.recording();
-                    let config: Qwen3Config = read_json(files, &config)?;
+                    let weights = dir.open_weights(&found, Component::TextEncoder)?.recording();
+                    let config = found.config(files, || Qwen3Config::detect(&weights))?;
+                    detected.insert(name, json!(config));
                     config.validate()?;
                     let taps = side.text_encoder_out_layers.clone().unwrap_or_else(|| default_taps(&config));
                     let needed = taps.last().copied().unwrap_or(0);
@@ -110,9 +121,10 @@ impl Source {
                     items.push((role, weights.recorded()));
                 }
                 _ => {
-                    keep(found.dir.join(LatentRgb::FILE), format!("{role}/{}", LatentRgb::FILE))?;
-                    let weights = Weights::open_from(files, &found.weights, Component::Vae)?.recording();
-                    let config = read_json::<VaeConfig>(files, &config)?.fitted(&weights);
+                    keep(&found.dir.join(LatentRgb::FILE), format!("{role}/{}", LatentRgb::FILE))?;
+                    let weights = dir.open_weights(&found, Component::Vae)?.recording();
+                    let config = found.config(files, || VaeConfig::detect(&weights))?.fitted(&weights);
+                    detected.insert(name, json!(config));
                     let channels = json!(config.decoder_channels());
                     let vae = Vae::load(&weights, config)?;
                     if vae.is_tiny() {
@@ -122,6 +134,9 @@ impl Source {
                     items.push((role, weights.recorded()));
                 }
             }
+        }
+        for (name, config) in detected {
+            texts.entry(name).or_insert_with(|| config.to_string());
         }
         if let Some(text) = texts.get_mut("vae/config.json") {
             let mut config: Value = serde_json::from_str(text)
@@ -133,7 +148,7 @@ impl Source {
     }
 }
 
-fn native(source: &Source, path: &Path) -> Result<()> {
+fn native(source: &Source<'_>, path: &Path) -> Result<()> {
     let files = source.dir.files();
     let tokenizer = Tokenizer::tables(files, &source.dir.tokenizer()?)?;
     let mut tensors = Vec::new();
@@ -203,7 +218,7 @@ fn dense_type(matrix: &Matrix) -> Result<FloatType> {
     }
 }
 
-fn directory(source: &Source, root: &Path, target: Target) -> Result<()> {
+fn directory(source: &Source<'_>, root: &Path, target: Target) -> Result<()> {
     fs::create_dir(root).map_err(|e| Error::io(root, e))?;
     for (role, items) in &source.items {
         let folder = root.join(role);
@@ -234,13 +249,22 @@ fn directory(source: &Source, root: &Path, target: Target) -> Result<()> {
     }
     let (from, to) = (source.dir.tokenizer()?, root.join("tokenizer"));
     fs::create_dir(&to).map_err(|e| Error::io(&to, e))?;
+    let files = source.dir.files();
+    let folder = if files.is_file(&from) { from.parent().unwrap_or(&from) } else { &from };
+    let mut copied = false;
     for name in TOKENIZER_FILES {
-        let path = from.join(name);
-        if source.dir.files().is_file(&path) {
-            let bytes = source.dir.files().read(&path, MAX_SMALL)?;
+        let path = folder.join(name);
+        if files.is_file(&path) {
+            let bytes = files.read(&path, MAX_SMALL)?;
             let bytes = bytes.map_err(|size| Error::format(format!("{size} bytes")).in_file(&path))?;
             write_file(&to.join(name), |out| out.write_all(&bytes))?;
+            copied = true;
         }
+    }
+    if !copied {
+        // that of a GGUF file
+        let tables = Tokenizer::tables(files, &from)?;
+        write_file(&to.join("tokenizer.tables"), |out| out.write_all(&tables))?;
     }
     Ok(())
 }

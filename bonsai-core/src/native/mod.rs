@@ -8,10 +8,10 @@ mod items;
 mod pack;
 mod safetensors_writer;
 
-pub use convert::{Target, convert};
+pub use convert::{Target, convert, convert_from};
 pub(crate) use items::{Item, Recorder};
 pub(crate) use pack::NativePack;
-pub use pack::check_digests;
+pub use pack::{PackInfo, check_digests, check_digests_with};
 
 /// What `__metadata__` calls the format.
 const FORMAT: &str = "bonsai";

@@ -71,6 +71,10 @@ impl NativePack {
         Ok(Some(Self { path: path.to_owned(), name, map, bytes, small, files, components }))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The tensors of a component, when `name` is its file of weights.
     pub(crate) fn tensors(&self, name: &str) -> Option<TensorFile> {
         let role = name.strip_suffix(WEIGHTS)?.strip_suffix('/')?;
@@ -126,30 +130,74 @@ impl ModelSource for NativePack {
     }
 }
 
+/// What the header of a native pack says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackInfo {
+    /// The version of the layout.
+    pub version: String,
+    /// What the model is called.
+    pub name: String,
+    /// SHA-256 of each component, in lower-case hexadecimal digits.
+    pub digests: BTreeMap<String, String>,
+}
+
+impl PackInfo {
+    /// Reads the header of a file; `None` when it is no native pack.
+    ///
+    /// # Errors
+    /// When it can't be read, or is a native pack whose header is unsound or of a version that is not known.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        const LENGTH: usize = 8;
+        // other formats are told by their first bytes
+        if MappedFile::open(path)?.bytes().as_slice().get(LENGTH) != Some(&b'{') {
+            return Ok(None);
+        }
+        let Some(pack) = NativePack::open(path)? else { return Ok(None) };
+        let metadata = safetensors_metadata(pack.bytes.as_slice()).map_err(|e| e.in_file(path))?;
+        let digests = metadata
+            .iter()
+            .filter_map(|(key, digest)| Some((key.strip_prefix("sha256:")?.to_owned(), digest.clone())));
+        Ok(Some(Self { version: VERSION.to_owned(), name: pack.name.clone(), digests: digests.collect() }))
+    }
+}
+
 /// Digests the components of a native pack: for each its name and whether its bytes are those that were written.
 ///
 /// # Errors
 /// When the file can't be read or is no native pack.
 pub fn check_digests(path: &Path) -> Result<Vec<(String, bool)>> {
-    if NativePack::open(path)?.is_none() {
+    check_digests_with(path, &mut |_| Ok(()))
+}
+
+/// [`check_digests`], where `step` is told of the bytes of each piece that was read, and may end the work.
+///
+/// # Errors
+/// As [`check_digests`]; also those of `step`.
+pub fn check_digests_with(
+    path: &Path,
+    step: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Vec<(String, bool)>> {
+    const PIECE: usize = 4 << 20;
+    let Some(info) = PackInfo::read(path)? else {
         return Err(Error::format("expected a native pack").in_file(path));
-    }
+    };
     let map = MappedFile::open(path)?;
     let bytes = map.bytes();
-    let metadata = safetensors_metadata(bytes.as_slice()).map_err(|e| e.in_file(path))?;
     let tensors = read_safetensors(bytes.as_slice()).map_err(|e| e.in_file(path))?;
     let mut ordered: Vec<_> = tensors.into_iter().filter(|(name, _)| !name.ends_with(".~")).collect();
     ordered.sort_by_key(|(_, tensor)| tensor.range.start);
     let mut checked = Vec::new();
-    for (key, expected) in &metadata {
-        let Some(group) = key.strip_prefix("sha256:") else { continue };
+    for (group, expected) in &info.digests {
         let mut digest = Sha256::new();
         let of_group = ordered.iter().filter(|(name, _)| name.split('.').next() == Some(group));
         for (_, tensor) in of_group {
-            digest.update(&bytes.as_slice()[tensor.range.clone()]);
+            for piece in bytes.as_slice()[tensor.range.clone()].chunks(PIECE) {
+                digest.update(piece);
+                step(piece.len() as u64)?;
+            }
             map.release();
         }
-        checked.push((group.to_owned(), hex(&digest.finalize()) == *expected));
+        checked.push((group.clone(), hex(&digest.finalize()) == *expected));
     }
     Ok(checked)
 }

@@ -1,11 +1,11 @@
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::expect;
 use crate::error::{Error, ErrorKind, Result};
 use crate::weights::{Attribute, Weights};
 
 /// Sizes of a Qwen3 model, as `config.json` states them.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Qwen3Config {
     /// Rows of the embedding.
     pub vocab_size: usize,
@@ -34,7 +34,7 @@ pub struct Qwen3Config {
     hidden_act: Option<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct RopeParameters {
     rope_theta: Option<f64>,
 }

@@ -102,9 +102,8 @@ impl Qwen3 {
             )));
         }
         let embedding = w.matrix("embed_tokens", config.vocab_size, config.hidden_size)?;
-        let layers = (0..last_hidden_state)
-            .map(|i| DecoderLayer::load(&w.at("layers").at(i), &config))
-            .collect::<Result<_>>()?;
+        let layer = |i| DecoderLayer::load(&w.at("layers").at(i), &config);
+        let layers = w.parts(last_hidden_state, layer)?;
         let final_norm = if last_hidden_state == config.num_hidden_layers {
             Some(w.values("norm.weight", &[config.hidden_size])?)
         } else {

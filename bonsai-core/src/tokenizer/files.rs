@@ -81,6 +81,10 @@ impl Parts {
             let bytes = bytes.map_err(|_| Error::new(ErrorKind::Tokenizer, "expected at most 256 MiB"))?;
             return Self::from_tables(&bytes).map_err(|e| e.context(tables.display()));
         }
+        if dir.extension().is_some_and(|ending| ending == "gguf") && files.is_file(dir) {
+            let head = files.head(dir, MAX_FILE_BYTES)?;
+            return Self::from_gguf(head.as_slice()).map_err(|e| e.context(dir.display()));
+        }
         // a file that was named, or what a folder holds
         let (dir, single) = match dir.parent() {
             Some(parent) if files.is_file(dir) => (parent, dir.to_owned()),
@@ -166,7 +170,7 @@ impl Parts {
             .map_err(|e| e.context(format_args!("{}, {}", vocab_path.display(), merges_path.display())))
     }
 
-    fn check(
+    pub(super) fn check(
         vocab: HashMap<String, u32>,
         merges: Vec<(String, String)>,
         added: Vec<(u32, AddedEntry)>,
@@ -228,20 +232,13 @@ impl Parts {
 fn published_added_tokens(vocab: &HashMap<String, u32>) -> Vec<(u32, AddedEntry)> {
     let first = vocab.values().max().map_or(0, |id| id.saturating_add(1));
     let entry = |(i, content): (usize, &&str)| {
-        let token = AddedEntry {
-            content: (*content).to_owned(),
-            special: i < QWEN_SPECIAL_TOKENS,
-            single_word: false,
-            lstrip: false,
-            rstrip: false,
-            normalized: false,
-        };
+        let token = AddedEntry::plain((*content).to_owned(), i < QWEN_SPECIAL_TOKENS);
         (first.saturating_add(i as u32), token)
     };
     QWEN_ADDED_TOKENS.iter().enumerate().map(entry).collect()
 }
 
-fn split_merge(line: &str) -> Option<(String, String)> {
+pub(super) fn split_merge(line: &str) -> Option<(String, String)> {
     let (a, b) = line.split_once(' ')?;
     let whole = !a.is_empty() && !b.is_empty() && !b.contains(' ');
     whole.then(|| (a.to_owned(), b.to_owned()))
@@ -324,7 +321,7 @@ struct AddedWithId {
 }
 
 #[derive(Deserialize)]
-struct AddedEntry {
+pub(super) struct AddedEntry {
     content: String,
     #[serde(default)]
     special: bool,
@@ -336,6 +333,13 @@ struct AddedEntry {
     rstrip: bool,
     #[serde(default)]
     normalized: bool,
+}
+
+impl AddedEntry {
+    /// One that is matched wherever it stands.
+    pub(super) fn plain(content: String, special: bool) -> Self {
+        Self { content, special, single_word: false, lstrip: false, rstrip: false, normalized: false }
+    }
 }
 
 #[derive(Deserialize)]

@@ -1,11 +1,11 @@
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::expect;
 use crate::error::{Error, Result};
 use crate::weights::Weights;
 
 /// Sizes of a Flux2Transformer2DModel, as `config.json` states them.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Flux2Config {
     /// Double-stream blocks.
     pub num_layers: usize,

@@ -1,4 +1,4 @@
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::tiny;
 use crate::config::expect;
@@ -10,7 +10,7 @@ const TINY_CHANNELS: usize = 64;
 const TINY_LEVELS: usize = 4;
 
 /// Sizes of an AutoencoderKLFlux2, as `config.json` states them.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VaeConfig {
     /// Channels of a picture.
     #[serde(default = "default_picture_channels")]

@@ -34,6 +34,9 @@ impl Weights {
         if entry.pieces.len() > 1 {
             return copied(stored);
         }
+        if let Some(footprint) = self.packed_footprint(name, entry, stored, in_place) {
+            return footprint;
+        }
         let scaled = name
             .strip_suffix(".weight")
             .is_some_and(|base| self.catalog.entries.contains_key(&format!("{base}.scales")));
@@ -57,6 +60,43 @@ impl Weights {
             (Dtype::U8, _) if self.is_native() => in_place,
             (Dtype::U8 | Dtype::I32, _) => copied(stored),
             _ => in_place,
+        }
+    }
+
+    /// Of the parts of gemlite and HQQ matrices; `None` for all others.
+    fn packed_footprint(
+        &self,
+        name: &str,
+        entry: &Entry,
+        stored: u64,
+        in_place: Footprint,
+    ) -> Option<Footprint> {
+        let (base, part) = name.rsplit_once('.')?;
+        let has = |part: &str| self.catalog.entries.contains_key(&format!("{base}.{part}"));
+        if !has("W_q") {
+            return None;
+        }
+        let copied = |bytes: u64| Footprint { mapped: 0, copied: bytes };
+        // as `Weights::transposed` has it
+        let lies_turned =
+            matches!(entry.shape.as_slice(), &[height, _] if entry.strides.as_deref() == Some(&[1, height]));
+        match part {
+            "W_q" | "scales" if has("scales") => Some(if lies_turned { in_place } else { copied(stored) }),
+            // beside the codes of binary and ternary weights, zeros say nothing new
+            "zeros" | "zero" => Some(Footprint::default()),
+            "W_q" => {
+                let int = |part: &str| self.ints(&format!("{base}.{part}")).ok().flatten()?.first().copied();
+                let codes = 8 / int("nbits").unwrap_or(8).clamp(1, 8) as u64;
+                if int("axis") == Some(0) {
+                    return Some(copied(4 * codes * stored));
+                }
+                let scale = self.catalog.entries.get(&format!("{base}.scale"));
+                let groups: usize = scale.map_or(0, |scale| scale.shape.iter().product());
+                Some(copied(stored + 4 * groups as u64))
+            }
+            "scale" | "weight" | "bias" => None,
+            // a few numbers
+            _ => Some(Footprint::default()),
         }
     }
 

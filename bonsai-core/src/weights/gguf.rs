@@ -59,6 +59,38 @@ impl<'a> Reader<'a> {
         Ok(name)
     }
 
+    /// Type and length of an array whose elements take `least` bytes or more.
+    fn array(&mut self, least: usize) -> Result<(u32, usize)> {
+        let (element, count) = (self.u32("array type")?, self.u64("array length")?);
+        let left = self.bytes.len() - self.at;
+        match usize::try_from(count) {
+            Ok(count) if count <= left / least => Ok((element, count)),
+            _ => Err(Error::format(format!(
+                "GGUF array of {count} elements in a file of {} bytes",
+                self.bytes.len()
+            ))),
+        }
+    }
+
+    /// An array of texts.
+    fn strings(&mut self) -> Result<Vec<&'a str>> {
+        match self.array(8)? {
+            (8, count) => (0..count).map(|_| self.string("array element")).collect(),
+            (other, _) => Err(Error::format(format!("an array of type {other}, expected texts"))),
+        }
+    }
+
+    /// An array of whole numbers.
+    fn ints(&mut self) -> Result<Vec<i64>> {
+        let (element, count) = self.array(1)?;
+        let int = |_| {
+            let value = self.value(element, MAX_DEPTH)?;
+            let expected = || Error::format(format!("an array of type {element}, expected whole numbers"));
+            value.and_then(|value| value.as_int()).ok_or_else(expected)
+        };
+        (0..count).map(int).collect()
+    }
+
     /// Reads one value; long texts, and arrays, of which a tokenizer's are the largest thing before the tensors, are
     /// passed over.
     fn value(&mut self, kind: u32, depth: usize) -> Result<Option<Attribute>> {
@@ -72,13 +104,7 @@ impl<'a> Reader<'a> {
                 return Ok((text.len() <= MAX_TEXT).then(|| Attribute::Text(text.to_owned())));
             }
             9 if depth < MAX_DEPTH => {
-                let (element, count) = (self.u32("array type")?, self.u64("array length")?);
-                if count > (self.bytes.len() - self.at) as u64 {
-                    return Err(Error::format(format!(
-                        "GGUF array of {count} elements in a file of {} bytes",
-                        self.bytes.len()
-                    )));
-                }
+                let (element, count) = self.array(1)?;
                 for _ in 0..count {
                     self.value(element, depth + 1)?;
                 }
@@ -100,24 +126,67 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What a file says of its tokenizer; texts in the order of their ids and ranks.
+#[derive(Debug, Default)]
+pub(crate) struct TokenizerKeys<'a> {
+    pub(crate) model: Option<&'a str>,
+    pub(crate) pre: Option<&'a str>,
+    pub(crate) tokens: Vec<&'a str>,
+    pub(crate) types: Vec<i64>,
+    pub(crate) merges: Vec<&'a str>,
+    pub(crate) padding: Option<i64>,
+}
+
+/// The keys of a file, or of so much of its beginning as holds them, that describe its tokenizer.
+///
+/// # Errors
+/// When it is no GGUF file, or a key is not what the format demands.
+pub(crate) fn tokenizer_keys(bytes: &[u8]) -> Result<TokenizerKeys<'_>> {
+    if !bytes.starts_with(b"GGUF") {
+        return Err(Error::format("expected a GGUF file"));
+    }
+    let mut r = Reader { bytes, at: 4 };
+    version(&mut r)?;
+    r.u64("tensor count")?;
+    let mut found = TokenizerKeys::default();
+    for _ in 0..r.u64("pair count")? {
+        let key = r.name("key")?;
+        let kind = r.u32("value type")?;
+        let context = |e: Error| e.context(format_args!("key {key}"));
+        match (key, kind) {
+            ("tokenizer.ggml.model", 8) => found.model = Some(r.string("value")?),
+            ("tokenizer.ggml.pre", 8) => found.pre = Some(r.string("value")?),
+            ("tokenizer.ggml.tokens", 9) => found.tokens = r.strings().map_err(context)?,
+            ("tokenizer.ggml.merges", 9) => found.merges = r.strings().map_err(context)?,
+            ("tokenizer.ggml.token_type", 9) => found.types = r.ints().map_err(context)?,
+            ("tokenizer.ggml.padding_token_id", _) => {
+                let value = r.value(kind, 0).map_err(context)?;
+                found.padding = value.and_then(|value| value.as_int());
+            }
+            _ => {
+                r.value(kind, 0).map_err(context)?;
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn version(r: &mut Reader<'_>) -> Result<()> {
+    match r.u32("version")? {
+        2 | 3 => Ok(()),
+        0x0200_0000 | 0x0300_0000 => {
+            Err(Error::new(ErrorKind::Unsupported, "a big-endian GGUF file; little-endian ones are read"))
+        }
+        version => {
+            Err(Error::new(ErrorKind::Unsupported, format!("GGUF version {version}; 2 and 3 are read")))
+        }
+    }
+}
+
 /// Tensors and keys.
 pub(super) fn read(bytes: &[u8]) -> Result<(BTreeMap<String, StoredTensor>, BTreeMap<String, Attribute>)> {
     let mut r = Reader { bytes, at: 4 };
-    match r.u32("version")? {
-        2 | 3 => {}
-        0x0200_0000 | 0x0300_0000 => {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "a big-endian GGUF file; little-endian ones are read",
-            ));
-        }
-        version => {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("GGUF version {version}; 2 and 3 are read"),
-            ));
-        }
-    }
+    version(&mut r)?;
     let (tensors, pairs) = (r.u64("tensor count")?, r.u64("pair count")?);
     // an entry takes at least 12 bytes, so that absurd counts end here
     let limit = bytes.len() as u64 / 12;

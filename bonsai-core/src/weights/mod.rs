@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bonsai_kernels::weights::{FloatType, Scales};
-use bonsai_kernels::{CancelToken, KernelError, SharedBytes};
+use bonsai_kernels::{CancelToken, Cpu, KernelError, SharedBytes};
 
 pub use dtype::{BlockType, Dtype};
 pub use file::TensorFile;
@@ -37,6 +37,7 @@ pub use mapped::MappedFile;
 pub use names::Component;
 pub use stored::{Attribute, StoredTensor};
 
+pub(crate) use gguf::{TokenizerKeys, tokenizer_keys};
 pub(crate) use safetensors::{metadata as safetensors_metadata, read as read_safetensors};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -76,6 +77,8 @@ struct Catalog {
 pub struct Weights {
     catalog: Arc<Catalog>,
     prefix: String,
+    /// Whose threads prepare parts side by side; the caller's own without it.
+    cpu: Option<Cpu>,
 }
 
 impl Weights {
@@ -125,13 +128,40 @@ impl Weights {
         let (claimed, kinds) = (Mutex::default(), Mutex::default());
         let (recorder, cancel) = (OnceLock::new(), source.cancel().clone());
         let catalog = Catalog { files, entries, attributes, claimed, kinds, recorder, cancel };
-        Ok(Self { catalog: Arc::new(catalog), prefix: String::new() })
+        Ok(Self { catalog: Arc::new(catalog), prefix: String::new(), cpu: None })
     }
 
     /// The place `part` below this one.
     #[must_use]
     pub fn at(&self, part: impl Display) -> Self {
-        Self { catalog: Arc::clone(&self.catalog), prefix: self.name(part) }
+        Self { catalog: Arc::clone(&self.catalog), prefix: self.name(part), cpu: self.cpu.clone() }
+    }
+
+    /// The same, whose parts are prepared by all threads of `cpu`.
+    #[must_use]
+    pub fn on(self, cpu: &Cpu) -> Self {
+        Self { cpu: Some(cpu.clone()), ..self }
+    }
+
+    /// What `load` makes of the parts 0 to `count - 1`, in their order.
+    pub(crate) fn parts<T: Send>(
+        &self,
+        count: usize,
+        load: impl Fn(usize) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        let Some(cpu) = &self.cpu else { return (0..count).map(load).collect() };
+        let mut parts: Vec<Option<Result<T>>> = (0..count).map(|_| None).collect();
+        let items = parts.iter_mut().enumerate().collect();
+        cpu.for_each(
+            items,
+            || Ok(()),
+            |(), (i, part): (usize, &mut Option<Result<T>>)| {
+                *part = Some(load(i));
+                Ok(())
+            },
+        )?;
+        let lost = || Err(Error::new(ErrorKind::Internal, "a part that was not loaded"));
+        parts.into_iter().map(|part| part.unwrap_or_else(lost)).collect()
     }
 
     fn name(&self, part: impl Display) -> String {
@@ -189,6 +219,20 @@ impl Weights {
     /// The files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.catalog.files.iter().map(|f| f.path.as_path())
+    }
+
+    /// Stored tensors by element type.
+    pub fn dtypes(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for tensor in self.catalog.files.iter().flat_map(|f| f.tensors.values()) {
+            *counts.entry(tensor.dtype.to_string()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Bytes of all stored tensors.
+    pub fn stored_bytes(&self) -> u64 {
+        self.catalog.files.iter().flat_map(|f| f.tensors.values()).map(|t| t.range.len() as u64).sum()
     }
 
     /// The mappings, to let their pages go when a stage is done with them.

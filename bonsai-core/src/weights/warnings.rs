@@ -1,6 +1,6 @@
 //! What is wrong with files that can be read: signs that weights are not those that were trained together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 use super::Weights;
@@ -32,7 +32,24 @@ impl Weights {
                  re-quantisation"
             ));
         }
+        let (across, bytes) = self.written_out(&kinds);
+        if across > 0 {
+            warnings.push(format!(
+                "{across} matrices are HQQ packs whose groups run across the rows (axis 0), which no kernel reads: they are \
+                 written out as f32, exactly, and take {bytes} bytes of memory"
+            ));
+        }
         warnings
+    }
+
+    /// How many HQQ matrices became f32, and their bytes.
+    fn written_out(&self, kinds: &BTreeMap<String, &'static str>) -> (usize, u64) {
+        let is_packed = |name: &str| self.catalog.entries.contains_key(&format!("{name}.W_q"));
+        let dense = kinds.iter().filter(|(name, kind)| **kind == "f32" && is_packed(name));
+        let shapes = dense.filter_map(|(name, _)| self.ints(&format!("{name}.shape")).ok().flatten());
+        shapes.fold((0, 0), |(count, bytes), shape| {
+            (count + 1, bytes + 4 * shape.iter().product::<i64>().unsigned_abs())
+        })
     }
 
     /// Matrices of few bits from one file beside dense tensors from another.

@@ -109,6 +109,8 @@ pub enum Value {
     Text(&'static str),
     U32(u32),
     F32(f32),
+    Texts(Vec<String>),
+    Ints(Vec<i32>),
 }
 
 pub fn write(path: &Path, keys: &[(&str, Value)], tensors: &BTreeMap<String, Stored>) {
@@ -132,6 +134,16 @@ pub fn write(path: &Path, keys: &[(&str, Value)], tensors: &BTreeMap<String, Sto
             }
             Value::U32(value) => head.extend([4u32.to_le_bytes(), value.to_le_bytes()].concat()),
             Value::F32(value) => head.extend([6u32.to_le_bytes(), value.to_le_bytes()].concat()),
+            Value::Texts(texts) => {
+                head.extend([9u32.to_le_bytes(), 8u32.to_le_bytes()].concat());
+                head.extend((texts.len() as u64).to_le_bytes());
+                texts.iter().for_each(|text| string(&mut head, text));
+            }
+            Value::Ints(values) => {
+                head.extend([9u32.to_le_bytes(), 5u32.to_le_bytes()].concat());
+                head.extend((values.len() as u64).to_le_bytes());
+                values.iter().for_each(|value| head.extend(value.to_le_bytes()));
+            }
         }
     }
     let mut data = Vec::new();
