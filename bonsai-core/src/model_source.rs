@@ -156,9 +156,14 @@ impl ModelFiles {
         }
     }
 
-    /// The first bytes of a file: all of one that is mapped, at most `max_bytes` of one that a host keeps.
+    /// The first bytes of a file: all of one that is mapped or a part of a native pack, at most `max_bytes` of one that a
+    /// host keeps.
     pub(crate) fn head(&self, path: &Path, max_bytes: u64) -> Result<SharedBytes> {
         let Some(source) = &self.source else { return Ok(MappedFile::open(path)?.bytes()) };
+        let part = |native: &Arc<NativePack>| native.part(&source_name(path)?);
+        if let Some(part) = self.native.as_ref().and_then(part) {
+            return Ok(part);
+        }
         let (name, size) = find(source.as_ref(), path)?;
         let mut bytes = vec![0; usize::try_from(size.min(max_bytes)).unwrap_or(0)];
         source.read_at(&name, 0, &mut bytes).map_err(|e| e.in_file(path))?;

@@ -1,8 +1,9 @@
 //! Prompt → token ids: byte-level BPE of Qwen and the chat template around every prompt.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use tokenizers::models::bpe::BPE;
+use bonsai_kernels::{AlignedBuf, Allocator, SharedBytes};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{
@@ -12,22 +13,27 @@ use tokenizers::{
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::model_source::ModelFiles;
+use crate::page_allocator::PageAllocator;
+use crate::weights::MappedFile;
 use crate::{Error, ErrorKind, Result};
 
+mod bpe;
 mod files;
 mod gguf;
 mod tables;
 #[cfg(test)]
 mod tests;
 
+use bpe::Bpe;
 use files::Parts;
 pub use files::{QWEN_ADDED_TOKENS, QWEN_SPECIAL_TOKENS, QWEN_SPLIT_PATTERN};
+use tables::{Head, Tables};
 
 /// Tokens without which the chat template would silently fall apart into letters.
 const TEMPLATE_TOKENS: [&str; 4] = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"];
 
 /// The parts by their own types: the library's `Tokenizer` is of wrappers that bring every other model's parts along.
-type Qwen = TokenizerImpl<BPE, Nfc, SplitBytes, ByteLevel, ByteLevel>;
+type Qwen = TokenizerImpl<Bpe, Nfc, SplitBytes, ByteLevel, ByteLevel>;
 
 /// Letters and their marks as one character where there is one. The library's own keeps track of where each character came
 /// from, by tables many times as large; nobody asks that here.
@@ -95,30 +101,26 @@ impl Tokenizer {
 
     /// The same from wherever the model's files come from.
     pub(crate) fn open_from(files: &ModelFiles, dir: &Path) -> Result<Self> {
-        let parts = Parts::read(files, dir)?;
-        Self::build(parts).map_err(|e| e.context(dir.display()))
+        let built = Self::build(Self::tables(files, dir)?);
+        built.map_err(|e| e.context(dir.display()))
     }
 
-    /// The tokenizer of `dir` in the form of [`tables`].
-    pub(crate) fn tables(files: &ModelFiles, dir: &Path) -> Result<Vec<u8>> {
-        Parts::read(files, dir).map(|parts| parts.to_tables())
+    /// The tokenizer of `dir` in the form of [`tables`]: as it lies there, or made from other files.
+    pub(crate) fn tables(files: &ModelFiles, dir: &Path) -> Result<SharedBytes> {
+        match Parts::tables_in(files, dir)? {
+            Some(tables) => Ok(tables),
+            None => in_a_mapping(&Parts::read(files, dir)?.to_tables()),
+        }
     }
 
-    fn build(parts: Parts) -> Result<Self> {
-        let Parts { vocab, merges, added, pattern, ignore_merges, pad_token } = parts;
-        let vocab_size = vocab.values().max().map_or(0, |&id| id as usize + 1);
-        // Prompts are short and rarely repeat: a cache would only grow.
-        let model = BPE::builder()
-            .vocab_and_merges(vocab, merges)
-            .ignore_merges(ignore_merges)
-            .cache_capacity(0)
-            .build()
-            .map_err(failed)?;
+    fn build(tables: SharedBytes) -> Result<Self> {
+        let (Head { pattern, pad_token, added }, tables) = Tables::open(tables)?;
+        let vocab_size = tables.last_id().map_or(0, |id| id as usize + 1);
         let pattern = SplitPattern::Regex(pattern);
         let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
         let bytes = ByteLevel::new(false, false, false);
 
-        let mut inner = Qwen::new(model);
+        let mut inner = Qwen::new(Bpe::new(tables));
         inner.with_normalizer(Some(Nfc)).map_err(failed)?;
         inner.with_pre_tokenizer(Some(SplitBytes { split, bytes }));
         inner.with_decoder(Some(bytes));
@@ -198,6 +200,14 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
+}
+
+/// A copy that lies outside the heap, which would keep all that parsing has left behind below it.
+fn in_a_mapping(bytes: &[u8]) -> Result<SharedBytes> {
+    let pages: Arc<dyn Allocator> = Arc::new(PageAllocator::default());
+    let mut copy = AlignedBuf::<u8>::zeroed(&pages, bytes.len())?;
+    copy.copy_from_slice(bytes);
+    Ok(MappedFile::owned(copy).bytes())
 }
 
 fn failed(source: tokenizers::Error) -> Error {

@@ -8,7 +8,7 @@ use crate::vae::{self, VaeConfig};
 /// The program itself, its threads and what is always there.
 const PROGRAM: u64 = 11 << 20;
 /// A token and its merge in the tokenizer's tables.
-const TOKENIZER_ENTRY: u64 = 256;
+const TOKENIZER_ENTRY: u64 = 36;
 /// What the system's allocator keeps of freed buffers, at most, and of all of them.
 const RETAINED: u64 = 8 << 20;
 const RETAINED_PART: u64 = 3;

@@ -157,12 +157,7 @@ fn native(source: &Source<'_>, path: &Path) -> Result<()> {
             native_tensors(&format!("{role}.{name}"), item, &mut tensors)?;
         }
     }
-    tensors.push(Tensor::bytes(
-        TOKENIZER.to_owned(),
-        "U8",
-        vec![tokenizer.len()],
-        SharedBytes::from_vec(tokenizer),
-    ));
+    tensors.push(Tensor::bytes(TOKENIZER.to_owned(), "U8", vec![tokenizer.len()], tokenizer));
     let canonical = source.dir.root().canonicalize().unwrap_or_else(|_| source.dir.root().to_owned());
     let folder = || canonical.file_name().map(|n| n.to_string_lossy().into_owned());
     let name = files.source_name().map(str::to_owned).or_else(folder).unwrap_or_else(|| "model".to_owned());
@@ -264,7 +259,7 @@ fn directory(source: &Source<'_>, root: &Path, target: Target) -> Result<()> {
     if !copied {
         // that of a GGUF file
         let tables = Tokenizer::tables(files, &from)?;
-        write_file(&to.join("tokenizer.tables"), |out| out.write_all(&tables))?;
+        write_file(&to.join("tokenizer.tables"), |out| out.write_all(tables.as_slice()))?;
     }
     Ok(())
 }

@@ -88,6 +88,14 @@ impl NativePack {
         })
     }
 
+    /// A small file that is a tensor, where it lies.
+    pub(crate) fn part(&self, name: &str) -> Option<SharedBytes> {
+        match self.small.get(name)? {
+            Small::Text(_) => None,
+            Small::Part(range) => self.bytes.slice(range.clone()),
+        }
+    }
+
     fn file(&self, name: &str) -> Option<&[u8]> {
         match self.small.get(name)? {
             Small::Text(text) => Some(text.as_bytes()),

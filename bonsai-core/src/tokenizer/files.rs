@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+use bonsai_kernels::SharedBytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokenizers::models::bpe::Vocab;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use crate::model_source::ModelFiles;
@@ -64,7 +64,7 @@ pub(super) struct Added {
 /// All that makes a byte-level BPE tokenizer.
 pub(super) struct Parts {
     /// Token → id; the added tokens are in it, so they keep the ids of their file whatever gaps there are.
-    pub(super) vocab: Vocab,
+    pub(super) vocab: HashMap<String, u32>,
     /// Pairs in the order of their rank; both parts and their union are in `vocab`.
     pub(super) merges: Vec<(String, String)>,
     pub(super) added: Vec<Added>,
@@ -74,13 +74,16 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn read(files: &ModelFiles, dir: &Path) -> Result<Self> {
+    /// The tables that lie in a folder.
+    pub(super) fn tables_in(files: &ModelFiles, dir: &Path) -> Result<Option<SharedBytes>> {
         let tables = dir.join("tokenizer.tables");
-        if files.exists(&tables) {
-            let bytes = files.read(&tables, MAX_FILE_BYTES)?;
-            let bytes = bytes.map_err(|_| Error::new(ErrorKind::Tokenizer, "expected at most 256 MiB"))?;
-            return Self::from_tables(&bytes).map_err(|e| e.context(tables.display()));
+        if !files.exists(&tables) {
+            return Ok(None);
         }
+        files.head(&tables, MAX_FILE_BYTES).map(Some)
+    }
+
+    pub(super) fn read(files: &ModelFiles, dir: &Path) -> Result<Self> {
         if dir.extension().is_some_and(|ending| ending == "gguf") && files.is_file(dir) {
             let head = files.head(dir, MAX_FILE_BYTES)?;
             return Self::from_gguf(head.as_slice()).map_err(|e| e.context(dir.display()));
@@ -171,7 +174,7 @@ impl Parts {
     }
 
     pub(super) fn check(
-        vocab: HashMap<String, u32>,
+        mut vocab: HashMap<String, u32>,
         merges: Vec<(String, String)>,
         added: Vec<(u32, AddedEntry)>,
         pattern: String,
@@ -198,7 +201,6 @@ impl Parts {
             }
         }
 
-        let mut vocab: Vocab = vocab.into_iter().collect();
         let mut tokens = Vec::with_capacity(added.len());
         for (id, entry) in added {
             let content = entry.content;

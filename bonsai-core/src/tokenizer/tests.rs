@@ -264,3 +264,96 @@ fn marks_join_their_letters_as_in_the_library() {
     }
     assert!(taken_apart > 10_000, "{taken_apart}");
 }
+
+/// Texts that splitting, merging and added tokens all have something to do with.
+fn texts() -> Vec<String> {
+    const PARTS: [&str; 24] = [
+        "a",
+        "st",
+        "the ",
+        " bonsai",
+        "user",
+        "assistant",
+        "\n",
+        "\n\n",
+        "  ",
+        "'s",
+        "'LL",
+        "7",
+        "2024",
+        "\u{e9}",
+        "e\u{301}",
+        "\u{6811}",
+        "\u{1f333}",
+        "<|im_end|>",
+        "<think>",
+        "<|im",
+        "...",
+        "\t",
+        "\u{0}",
+        "QWEN",
+    ];
+    let mut state = 1u64;
+    let mut next = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    (0..400).map(|i| (0..i % 40).map(|_| PARTS[next(PARTS.len())]).collect()).collect()
+}
+
+#[test]
+fn ids_are_those_of_the_crate_whose_model_this_replaces() {
+    for ignore_merges in [false, true] {
+        let dir = edited(|json| json["model"]["ignore_merges"] = json!(ignore_merges));
+        let theirs = tokenizers::Tokenizer::from_file(dir.path().join("tokenizer.json")).unwrap();
+        let ours = Tokenizer::open(dir.path()).unwrap();
+        for text in texts() {
+            let want = theirs.encode(text.as_str(), false).unwrap();
+            assert_eq!(ours.encode_text(&text).unwrap(), want.get_ids(), "{text:?}");
+            assert_eq!(ours.decode(want.get_ids()).unwrap(), theirs.decode(want.get_ids(), false).unwrap());
+        }
+    }
+}
+
+#[test]
+fn of_a_merge_that_is_there_twice_the_last_counts() {
+    let dir = edited(|json| {
+        let merges = json["model"]["merges"].as_array_mut().unwrap();
+        let first = merges[0].clone();
+        merges.push(first);
+    });
+    let theirs = tokenizers::Tokenizer::from_file(dir.path().join("tokenizer.json")).unwrap();
+    let ours = Tokenizer::open(dir.path()).unwrap();
+    for text in texts() {
+        let want = theirs.encode(text.as_str(), false).unwrap();
+        assert_eq!(ours.encode_text(&text).unwrap(), want.get_ids(), "{text:?}");
+    }
+}
+
+#[test]
+fn damaged_tables_never_panic() {
+    let model = golden_dir().join("model/tokenizer");
+    let tables = Tokenizer::tables(&ModelFiles::disk(), &model).unwrap();
+    let whole = tables.as_slice();
+    let dir = with_files(&[("tokenizer.tables", whole)]);
+    assert_golden(dir.path());
+    for end in (0..whole.len()).step_by(211) {
+        let dir = with_files(&[("tokenizer.tables", &whole[..end])]);
+        if end == 0 {
+            // an empty file can't be mapped
+            assert!(Tokenizer::open(dir.path()).is_err());
+        } else {
+            assert_refused(&dir, &["tokenizer tables"]);
+        }
+    }
+    for at in (0..whole.len()).step_by(97) {
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 0x41;
+        let dir = with_files(&[("tokenizer.tables", &bytes)]);
+        // some are refused, some are another tokenizer
+        if let Ok(tokenizer) = Tokenizer::open(dir.path()) {
+            let _ = tokenizer.encode_text("the bonsai's user <|im_end|>\n\n");
+            let _ = tokenizer.decode(&[0, 300, 900]);
+        }
+    }
+}
