@@ -2,6 +2,7 @@
 
 mod kernels;
 mod loads;
+mod roofline;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::resident;
 use crate::size::SizeArgs;
 use crate::{chosen, print};
 use kernels::KernelBenchArgs;
+use roofline::Roofline;
 
 const PROMPT: &str = "a bonsai tree on a wooden table, soft morning light";
 const SEED: u64 = 42;
@@ -67,6 +69,8 @@ struct Figures {
     vae_decode_s: f64,
     total_s: f64,
     linear_gmacs: Option<f64>,
+    /// The least that the stages could take here.
+    roofline: Option<Roofline>,
     peak_rss_bytes: Option<u64>,
 }
 
@@ -105,6 +109,9 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         ControlFlow::Continue(())
     })?;
     let total = began.elapsed();
+    let peak = resident::peak_bytes();
+    progress.stage("ceilings");
+    let roofline = Roofline::measure(pipeline.cpu(), &pipeline.estimate(&request)?).map_err(kernels::failure)?;
     drop(progress);
 
     let (recipe, timings) = (&generated.recipe, &generated.timings);
@@ -125,7 +132,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         vae_decode_s: timings.vae_decode.as_secs_f64(),
         total_s: total.as_secs_f64(),
         linear_gmacs: (!linears.is_zero()).then(|| meter.macs() as f64 / linears.as_secs_f64() / 1e9),
-        peak_rss_bytes: resident::peak_bytes(),
+        roofline,
+        peak_rss_bytes: peak,
     };
     if args.json { print::json(&figures) } else { print::stdout(&table(&figures)) }
 }
@@ -135,17 +143,26 @@ fn table(f: &Figures) -> String {
     let steps: Vec<String> = f.step_s.iter().map(|s| format!("{s:.3}")).collect();
     let kernels: Vec<String> = f.kernels.iter().map(|c| format!("{} by {}", c.weights, c.kernel)).collect();
     let mean = f.step_s.iter().sum::<f64>() / f.step_s.len().max(1) as f64;
+    let share = |took: f64, least: fn(&Roofline) -> f64| {
+        let least = f.roofline.as_ref().map(least).filter(|_| took > 0.0);
+        least.map_or_else(String::new, |least| format!(", {:.0} % of the roofline", 100.0 * least / took))
+    };
+    let roofline = f.roofline.as_ref().map_or("unknown".to_owned(), |r| {
+        let Roofline { linear_ceiling, linear_gmacs, dot_ceiling, dot_gmacs, .. } = r;
+        format!("{linear_gmacs:.0} GMAC/s for linears ({linear_ceiling}), {dot_gmacs:.0} for the rest ({dot_ceiling})")
+    });
     [
         format!("model           {}", f.model),
         format!("picture         {}, {}", f.size, print::count(f.steps, "step")),
         format!("runs on         {}, {} ({})", print::count(f.threads, "thread"), f.isa, f.isa_why),
         format!("kernels         {}: {}", f.precision, kernels.join(", ")),
         format!("load            {:.3} s, of these {:.3} s for the tokenizer", f.load_s, f.load_tokenizer_s),
-        format!("text encoder    {:.3} s", f.text_encode_s),
-        format!("step            {mean:.3} s (each: {})", steps.join(", ")),
-        format!("decode          {:.3} s", f.vae_decode_s),
-        format!("prompt to image {:.3} s", f.total_s),
+        format!("text encoder    {:.3} s{}", f.text_encode_s, share(f.text_encode_s, |r| r.text_encode_s)),
+        format!("step            {mean:.3} s{} (each: {})", share(mean, |r| r.step_s), steps.join(", ")),
+        format!("decode          {:.3} s{}", f.vae_decode_s, share(f.vae_decode_s, |r| r.vae_decode_s)),
+        format!("prompt to image {:.3} s{}", f.total_s, share(f.total_s, |r| r.total_s)),
         format!("linears         {gmacs}"),
+        format!("roofline        {roofline}"),
         format!("peak memory     {}", f.peak_rss_bytes.map_or("unknown".to_owned(), print::bytes)),
     ]
     .join("\n")

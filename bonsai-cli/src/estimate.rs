@@ -73,7 +73,7 @@ struct StageReport {
 
 impl From<&StageEstimate> for StageReport {
     fn from(s: &StageEstimate) -> Self {
-        let StageEstimate { stage, peak_bytes, mapped_bytes, activation_bytes, macs } = *s;
+        let StageEstimate { stage, peak_bytes, mapped_bytes, activation_bytes, macs, .. } = *s;
         let (stage, measured_bytes, measured_s) = (stage.name(), None, None);
         Self { stage, peak_bytes, mapped_bytes, activation_bytes, macs, measured_bytes, measured_s }
     }

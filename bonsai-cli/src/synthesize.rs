@@ -23,6 +23,10 @@ pub struct SynthArgs {
     /// Seed of the weights; the same seed gives the same bytes
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Channels of the transformer whose activations are tens of times as large as the others, as trained models have
+    /// a few
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=64), allow_negative_numbers = true)]
+    outliers: u16,
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
@@ -43,7 +47,7 @@ pub fn run(args: &SynthArgs) -> Result<(), Failure> {
     let mut progress = Progress::new(args.quiet, args.json);
     progress.stage("tokenizer");
     let tell = |fraction, file: &str| progress.fraction(fraction, file);
-    synth::run(args.preset, &args.out, args.seed, &tell).map_err(|error| match error.kind() {
+    synth::run(args.preset, &args.out, args.seed, args.outliers, &tell).map_err(|error| match error.kind() {
         ErrorKind::InvalidArgument => Failure::from(error),
         _ => Failure::in_output(&error),
     })?;

@@ -156,7 +156,7 @@ pub fn run(
     if json { print::json(&report) } else { Ok(()) }
 }
 
-fn failure(error: KernelError) -> Failure {
+pub(super) fn failure(error: KernelError) -> Failure {
     match error {
         KernelError::Cancelled => Failure::new(Code::Cancelled, error.to_string()),
         other => Failure::new(Code::Failed, other.to_string()),

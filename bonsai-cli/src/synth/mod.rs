@@ -27,17 +27,24 @@ use writer::Output;
 
 /// Writes the model folder of `preset` to `out`, which is created; parents too.
 ///
-/// `progress` is told the fraction written so far, 0 to 1, and the file at work. The same preset and seed give
+/// Of `outliers` channels the activations before the linears are tens of times as large as the others.
+/// `progress` is told the fraction written so far, 0 to 1, and the file at work. The same preset, seed and outliers give
 /// the same bytes. What was written is removed again if a later file fails.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`] if `out` is there and not empty; [`ErrorKind::Io`] naming the file that could
 /// not be written.
-pub fn run(preset: Preset, out: &Path, seed: u64, progress: &dyn Fn(f64, &str)) -> Result<(), Error> {
+pub fn run(
+    preset: Preset,
+    out: &Path,
+    seed: u64,
+    outliers: u16,
+    progress: &dyn Fn(f64, &str),
+) -> Result<(), Error> {
     let shapes = preset.shapes();
     let files = [
         text_encoder::file(&shapes.text_encoder),
-        transformer::file(&shapes.transformer),
+        transformer::file(&shapes.transformer, outliers.into()),
         vae::file(&shapes.vae),
     ];
     prepare(out)?;

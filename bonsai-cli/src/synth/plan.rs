@@ -81,6 +81,17 @@ impl TensorFile {
         self.normal(format!("{base}.weight"), &[rows, cols], 0.0, gain * inverse_sqrt(cols));
     }
 
+    /// A 16-bit matrix [out, in] that makes shifts, scales and gates of `cols` channels; of `outliers` channels the
+    /// scales are much larger.
+    pub(super) fn modulation(&mut self, base: &str, [rows, cols]: [u64; 2], gain: f32, outliers: u64) {
+        let std = gain * inverse_sqrt(cols);
+        let fill = match cols.checked_div(outliers) {
+            Some(every) => Fill::Modulation { std, width: cols, every: every.max(1) },
+            None => Fill::Normal { mean: 0.0, std },
+        };
+        self.add(format!("{base}.weight"), Dtype::Bf16, &[rows, cols], fill);
+    }
+
     /// The weight of an RMSNorm, near one.
     pub(super) fn rms_norm(&mut self, base: &str, width: u64) {
         self.normal(format!("{base}.weight"), &[width], 1.0, 0.05);

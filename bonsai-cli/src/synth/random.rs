@@ -7,6 +7,9 @@ use half::bf16;
 pub(super) enum Fill {
     /// BF16 Gaussian numbers.
     Normal { mean: f32, std: f32 },
+    /// BF16 Gaussian numbers of the rows that make shifts, scales and gates of `width` channels, in this order; the
+    /// scales of one channel in `every` are [`OUTLIER`] times as large.
+    Modulation { std: f32, width: u64, every: u64 },
     /// Code words: every code equally likely.
     Words,
     /// 2-bit codes 0, 1 and 2; never 3.
@@ -51,10 +54,36 @@ pub(super) struct Generator {
     octets: Vec<u16>,
 }
 
+/// How much larger outlier channels are: a power of two, so that it is exact in BF16.
+const OUTLIER: f32 = 32.0;
+
 /// The bytes of one tensor, made piece by piece.
 pub(super) struct Stream<'a> {
     rng: SplitMix64,
     source: Source<'a>,
+    /// What is done to the values after that.
+    outliers: Option<Outliers>,
+}
+
+/// Rows of a modulation whose values grow.
+struct Outliers {
+    width: u64,
+    every: u64,
+    /// Values made so far.
+    at: u64,
+}
+
+impl Outliers {
+    fn grow(&mut self, out: &mut [u8]) {
+        for value in out.as_chunks_mut::<2>().0 {
+            let row = self.at / self.width;
+            let (part, channel) = (row / self.width % 3, row % self.width);
+            if part == 1 && channel % self.every == self.every / 2 {
+                *value = bf16::from_f32(bf16::from_le_bytes(*value).to_f32() * OUTLIER).to_le_bytes();
+            }
+            self.at += 1;
+        }
+    }
 }
 
 enum Source<'a> {
@@ -75,15 +104,22 @@ impl Generator {
             Fill::Words => Source::Words,
             Fill::TernaryWords => Source::Octets(&self.octets),
             Fill::Zero => Source::Zero,
-            Fill::Normal { mean, std } => Source::Table(
-                self.quantiles.iter().map(|q| bf16::from_f32(mean + std * q).to_bits()).collect(),
-            ),
+            Fill::Normal { mean, std } => self.normal(mean, std),
+            Fill::Modulation { std, .. } => self.normal(0.0, std),
             Fill::Scales { scale } => Source::Table(scales(scale).map(bf16::to_bits).collect()),
             Fill::Biases { scale, bias_per_scale } => Source::Table(
                 scales(scale).map(|s| bf16::from_f32(s.to_f32() * bias_per_scale).to_bits()).collect(),
             ),
         };
-        Stream { rng, source }
+        let outliers = match fill {
+            Fill::Modulation { width, every, .. } => Some(Outliers { width, every, at: 0 }),
+            _ => None,
+        };
+        Stream { rng, source, outliers }
+    }
+
+    fn normal(&self, mean: f32, std: f32) -> Source<'static> {
+        Source::Table(self.quantiles.iter().map(|q| bf16::from_f32(mean + std * q).to_bits()).collect())
     }
 }
 
@@ -99,6 +135,9 @@ impl Stream<'_> {
                 quarters(rng.next(), |r| octets.get((r * octets.len()) >> 16))
             }),
             Source::Table(table) => fill_words(out, || quarters(rng.next(), |r| table.get(r >> 4))),
+        }
+        if let Some(outliers) = &mut self.outliers {
+            outliers.grow(out);
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) const MLP_RATIO: u64 = 3;
 /// they are made from, has about a fifth.
 const MODULATION_GAIN: f32 = 1.5;
 
-pub(super) fn file(shape: &TransformerShape) -> TensorFile {
+pub(super) fn file(shape: &TransformerShape, outliers: u64) -> TensorFile {
     let codes = match shape.weights {
         Weights::Binary => Codes::Binary,
         Weights::Ternary => Codes::Ternary,
@@ -27,9 +27,9 @@ pub(super) fn file(shape: &TransformerShape) -> TensorFile {
     let time = "time_guidance_embed.timestep_embedder";
     f.dense(&format!("{time}.linear_1"), [d, TIME_CHANNELS], 1.0);
     f.dense(&format!("{time}.linear_2"), [d, d], 1.0);
-    f.dense("double_stream_modulation_img.linear", [6 * d, d], MODULATION_GAIN);
-    f.dense("double_stream_modulation_txt.linear", [6 * d, d], MODULATION_GAIN);
-    f.dense("single_stream_modulation.linear", [3 * d, d], MODULATION_GAIN);
+    f.modulation("double_stream_modulation_img.linear", [6 * d, d], MODULATION_GAIN, outliers);
+    f.modulation("double_stream_modulation_txt.linear", [6 * d, d], MODULATION_GAIN, outliers);
+    f.modulation("single_stream_modulation.linear", [3 * d, d], MODULATION_GAIN, outliers);
     f.dense("norm_out.linear", [2 * d, d], MODULATION_GAIN);
     f.dense("proj_out", [CHANNELS, d], 1.0);
 

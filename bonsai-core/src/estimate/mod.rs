@@ -57,6 +57,8 @@ pub struct StageEstimate {
     pub activation_bytes: u64,
     /// Multiply-accumulates of linears, convolutions and attention.
     pub macs: u64,
+    /// Of these: of linears.
+    pub linear_macs: u64,
 }
 
 /// How a picture is made where there is a choice.

@@ -65,25 +65,26 @@ impl ModelSizes {
         if plan.prompts > 0 {
             decode += prompt;
         }
-        let stage = |stage, mapped_bytes, activation_bytes, macs| StageEstimate {
+        let stage = |stage, mapped_bytes, activation_bytes, (macs, linear_macs)| StageEstimate {
             stage,
             peak_bytes: base + mapped_bytes + activation_bytes,
             mapped_bytes,
             activation_bytes,
             macs,
+            linear_macs,
         };
         let stages = vec![
             stage(Stage::TextEncode, self.layer, retaining(encode, RETAINED), encode_macs),
             // most of its buffers are made once
             stage(Stage::Denoise, mapped, retaining(denoise, RETAINED / 2), denoise_macs),
-            stage(Stage::Decode, 0, retaining(decode, RETAINED), decode_macs),
+            stage(Stage::Decode, 0, retaining(decode, RETAINED), (decode_macs, 0)),
         ];
         let copied_bytes = self.copied;
         Estimate { width, height, steps, plan, base_bytes: base, copied_bytes, stages }
     }
 
-    /// Activations and multiply-accumulates.
-    fn text_encode(&self, tokens: usize, taps: &[usize], s: &Setting<'_>) -> (u64, u64) {
+    /// Activations, and multiply-accumulates: all of them, and those of linears.
+    fn text_encode(&self, tokens: usize, taps: &[usize], s: &Setting<'_>) -> (u64, (u64, u64)) {
         let c = &self.text_encoder;
         let (hidden, wide) = (c.hidden_size, c.intermediate_size);
         let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
@@ -95,7 +96,8 @@ impl ModelSizes {
         let linears = hidden * (2 * q + 2 * kv + 3 * wide);
         let layers = taps.last().copied().unwrap_or(0);
         // half of the scores are masked
-        (bytes, (layers * tokens * (linears + tokens * q)) as u64)
+        let macs = |of_a_token: usize| (layers * tokens * of_a_token) as u64;
+        (bytes, (macs(linears + tokens * q), macs(linears)))
     }
 
     /// Buffers of a preview, which is painted between steps.
@@ -107,7 +109,8 @@ impl ModelSizes {
         self.preview_decoder.as_ref().map_or(0, bytes)
     }
 
-    /// Activations, mapped weights at the peak, and multiply-accumulates without those of previews.
+    /// Activations, mapped weights at the peak, and multiply-accumulates without those of previews: all of them, and those
+    /// of linears.
     fn denoise(
         &self,
         text: usize,
@@ -115,7 +118,7 @@ impl ModelSizes {
         steps: usize,
         preview: u64,
         s: &Setting<'_>,
-    ) -> (u64, u64, u64) {
+    ) -> (u64, u64, (u64, u64)) {
         let c = &self.transformer;
         let (hidden, mlp, tokens) = (c.hidden_size(), c.mlp_size(), text + image);
         let conditioning = floats(text * hidden + steps * 17 * hidden);
@@ -141,10 +144,10 @@ impl ModelSizes {
         let square = hidden * hidden;
         let double = tokens * (4 * square + 3 * hidden * mlp);
         let single = tokens * (hidden * (3 * hidden + 2 * mlp) + hidden * (hidden + mlp));
-        let attention = 2 * tokens * tokens * hidden;
-        let step = c.num_layers * (double + attention) + c.num_single_layers * (single + attention);
         let once = text * hidden * c.joint_attention_dim + steps * 17 * square;
-        (bytes, mapped, (steps * step + once) as u64)
+        let linears = once + steps * (c.num_layers * double + c.num_single_layers * single);
+        let attention = steps * (c.num_layers + c.num_single_layers) * 2 * tokens * tokens * hidden;
+        (bytes, mapped, ((linears + attention) as u64, linears as u64))
     }
 
     fn decode(

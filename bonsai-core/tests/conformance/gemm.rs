@@ -4,7 +4,7 @@ use bonsai_core::kernels::SharedBytes;
 use bonsai_core::kernels::gemm::reference::{
     self, SignedCodes, dot_signs, group_sums, pack_signs, quantize_rows_i8, scale_group_sums, signs,
 };
-use bonsai_core::kernels::gemm::{Epilogue, matmul};
+use bonsai_core::kernels::gemm::{ActivationPrecision, Epilogue, matmul};
 use bonsai_core::kernels::weights::{BinaryWeights, Scales, TernaryWeights, Weights};
 use ndarray::{Array2, ArrayView2};
 use serde::Deserialize;
@@ -123,7 +123,7 @@ fn integer_products(
     Ok(())
 }
 
-/// The definition, and the kernel that the models run.
+/// The definition, and the kernels: activations as they are, as bytes with a scale for each row, and as signs.
 fn full_product(
     rig: &Rig<'_>,
     file: &TensorSet<'_>,
@@ -135,10 +135,18 @@ fn full_product(
     let want = file.get(&format!("{kind}.y_full"))?;
     let (defined, _) = reference::matmul(x, weights);
     let defined: Vec<f32> = defined.iter().map(|&y| y as f32).collect();
-    let mut y = Array2::zeros((x.nrows(), weights.rows()));
-    matmul(&rig.cpu, x, weights, y.view_mut(), Epilogue::Store)?;
-    let named = |by: &str| want.renamed(format!("{} {by}", want.name));
-    report.close(&named("(definition)"), &defined, PRODUCT_FLOOR);
-    report.close(&named("(kernel)"), y.as_slice().ok_or("a product in rows")?, PRODUCT_FLOOR);
+    report.close(&want.renamed(format!("{} (definition)", want.name)), &defined, PRODUCT_FLOOR);
+    for (name, precision) in [
+        ("y_full", ActivationPrecision::F32),
+        ("y_a8", ActivationPrecision::Int8Row),
+        ("y_a1_scaled", ActivationPrecision::Binary),
+    ] {
+        let want = file.get(&format!("{kind}.{name}"))?;
+        let cpu = rig.cpu.clone().with_precision(precision);
+        let mut y = Array2::zeros((x.nrows(), weights.rows()));
+        matmul(&cpu, x, weights, y.view_mut(), Epilogue::Store)?;
+        let kernel = want.renamed(format!("{} (kernel)", want.name));
+        report.close(&kernel, y.as_slice().ok_or("a product in rows")?, PRODUCT_FLOOR);
+    }
     Ok(())
 }

@@ -18,7 +18,7 @@ pub use measure::{Interleaved, KernelRate, LEAST_RUNS, measure};
 
 use crate::error::Result;
 use crate::gemm::ActivationPrecision;
-use crate::{Cpu, Isa};
+use crate::{Cpu, DotPrecision, Isa};
 
 /// A way to multiply and add, by the instructions that bound it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,6 +74,17 @@ impl Ceiling {
             _ => &[],
         };
         wanted.iter().chain(&[Self::F32Fma]).find_map(|ceiling| ceiling.on(isa))
+    }
+
+    /// The ceiling of attention and convolution by these dot products, and the share of it that they can reach: a
+    /// product of 16-bit factors takes the room of two of bytes.
+    pub fn of_dots(dots: DotPrecision, isa: Isa) -> Option<(CeilingLoop, f64)> {
+        let (wanted, share) = match dots {
+            DotPrecision::F32 => (Self::F32Fma, 1.0),
+            DotPrecision::Bf16 => (Self::Bf16Dot, 1.0),
+            DotPrecision::Int16 => (Self::Int8Dot, 0.5),
+        };
+        wanted.on(isa).map(|ceiling| (ceiling, share))
     }
 }
 
