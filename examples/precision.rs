@@ -76,13 +76,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 &mut scratch,
             )?;
             let channels = velocity.channels();
-            latents.advance(&Latents::new(rows, columns, channels, velocity.as_slice().to_vec())?, step.delta())?;
+            latents.advance(
+                &Latents::new(rows, columns, channels, velocity.as_slice().to_vec())?,
+                step.delta(),
+            )?;
         }
         Ok((blocks, latents))
     };
 
-    println!("{model}, {width}x{height}, {steps} steps, on {}: rms off f32's, relative", pipeline.cpu().isa().name());
-    println!("{:<10} {:>12} {:>12} {:>12} {:>12}", "precision", "first block", "middle block", "last block", "latents");
+    println!(
+        "{model}, {width}x{height}, {steps} steps, on {}: rms off f32's, relative",
+        pipeline.cpu().isa().name()
+    );
+    println!(
+        "{:<10} {:>12} {:>12} {:>12} {:>12}",
+        "precision", "first block", "middle block", "last block", "latents"
+    );
     let (exact, exact_latents) = paint(ActivationPrecision::F32)?;
     for &precision in ActivationPrecision::ALL.iter().filter(|&&p| p != ActivationPrecision::F32) {
         let (blocks, latents) = paint(precision)?;

@@ -111,7 +111,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let total = began.elapsed();
     let peak = resident::peak_bytes();
     progress.stage("ceilings");
-    let roofline = Roofline::measure(pipeline.cpu(), &pipeline.estimate(&request)?).map_err(kernels::failure)?;
+    let roofline =
+        Roofline::measure(pipeline.cpu(), &pipeline.estimate(&request)?).map_err(kernels::failure)?;
     drop(progress);
 
     let (recipe, timings) = (&generated.recipe, &generated.timings);

@@ -47,9 +47,11 @@ pub fn run(args: &SynthArgs) -> Result<(), Failure> {
     let mut progress = Progress::new(args.quiet, args.json);
     progress.stage("tokenizer");
     let tell = |fraction, file: &str| progress.fraction(fraction, file);
-    synth::run(args.preset, &args.out, args.seed, args.outliers, &tell).map_err(|error| match error.kind() {
-        ErrorKind::InvalidArgument => Failure::from(error),
-        _ => Failure::in_output(&error),
+    synth::run(args.preset, &args.out, args.seed, args.outliers, &tell).map_err(|error| {
+        match error.kind() {
+            ErrorKind::InvalidArgument => Failure::from(error),
+            _ => Failure::in_output(&error),
+        }
     })?;
     drop(progress);
     let (path, total_s) = (args.out.display().to_string(), began.elapsed().as_secs_f64());

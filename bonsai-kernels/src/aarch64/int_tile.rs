@@ -2,7 +2,8 @@
 //!
 //! Plain NEON adds products of bytes to 16-bit sums, as long as they fit, and products of 16 bits to 32-bit ones; a sum
 //! then has an element for each input of a word. Dot products add up a word's four products of bytes by themselves. They
-//! are named in assembly, as the compiler's own names for them are not stable.
+//! are named in assembly, as the compiler's own names for them are not stable. Where there are matrix products, bytes have a
+//! tile of their own.
 #![expect(unsafe_code, reason = "loads and stores of vectors")]
 
 use std::arch::aarch64::*;
@@ -103,47 +104,40 @@ impl Dot<Neon> for Bytes {
 }
 
 /// One 32-bit sum a column.
-macro_rules! bytes_dot {
-    ($token:ty, $features:literal, $instruction:literal, $signed:literal) => {
-        impl Dot<$token> for Bytes {
-            type Sums = int32x4_t;
-            const VECTORS: usize = 4;
-            const SIGNED_BYTES: bool = $signed;
-            fn steps(_: i32) -> usize {
-                usize::MAX
-            }
-            #[inline]
-            #[target_feature(enable = "neon")]
-            unsafe fn zero() -> int32x4_t {
-                vdupq_n_s32(0)
-            }
-            #[inline]
-            #[target_feature(enable = $features)]
-            unsafe fn dot(sums: int32x4_t, digits: uint8x16_t, x: uint8x16_t) -> int32x4_t {
-                let mut sums = sums;
-                // SAFETY: the caller's CPU has the instruction, which reads and writes these registers only.
-                unsafe {
-                    asm!(
-                        concat!($instruction, " {sums:v}.4s, {digits:v}.16b, {x:v}.16b"),
-                        sums = inout(vreg) sums,
-                        digits = in(vreg) digits,
-                        x = in(vreg) x,
-                        options(pure, nomem, nostack, preserves_flags)
-                    );
-                }
-                sums
-            }
-            #[inline]
-            #[target_feature(enable = "neon")]
-            unsafe fn total(sums: int32x4_t) -> int32x4_t {
-                sums
-            }
+impl Dot<DotProd> for Bytes {
+    type Sums = int32x4_t;
+    const VECTORS: usize = 4;
+    const SIGNED_BYTES: bool = true;
+    fn steps(_: i32) -> usize {
+        usize::MAX
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn zero() -> int32x4_t {
+        vdupq_n_s32(0)
+    }
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn dot(sums: int32x4_t, digits: uint8x16_t, x: uint8x16_t) -> int32x4_t {
+        let mut sums = sums;
+        // SAFETY: the caller's CPU has the instruction, which reads and writes these registers only.
+        unsafe {
+            asm!(
+                "sdot {sums:v}.4s, {digits:v}.16b, {x:v}.16b",
+                sums = inout(vreg) sums,
+                digits = in(vreg) digits,
+                x = in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags)
+            );
         }
-    };
+        sums
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn total(sums: int32x4_t) -> int32x4_t {
+        sums
+    }
 }
-
-bytes_dot!(DotProd, "neon,dotprod", "sdot", true);
-bytes_dot!(I8mm, "neon,i8mm", "usdot", false);
 
 macro_rules! int_tile {
     ($token:ty, $module:ident, $features:literal) => {
@@ -225,19 +219,11 @@ macro_rules! int_tile {
                     // SAFETY: scales stand behind the digits, biases behind the scales.
                     let scales = unsafe { digits.add(block.steps * LANES + column).cast::<f32>() };
                     for (m, sums) in sums.iter().enumerate() {
-                        let factor = block.row_sums[m] as f32 * block.row_scales[m];
                         for (n, &sum) in sums.iter().enumerate() {
                             // SAFETY: as above.
                             unsafe {
                                 let at = acc.add(m * LANES + column + n * COLUMNS);
-                                let scale =
-                                    vmulq_n_f32(vld1q_f32(scales.add(n * COLUMNS)), block.row_scales[m]);
-                                let mut product = vfmaq_f32(vld1q_f32(at), vcvtq_f32_s32(sum), scale);
-                                if block.biased {
-                                    let bias = vld1q_f32(scales.add(LANES + n * COLUMNS));
-                                    product = vfmaq_n_f32(product, bias, factor);
-                                }
-                                vst1q_f32(at, product);
+                                add_scaled(at, sum, scales.add(n * COLUMNS), block, m);
                             }
                         }
                     }
@@ -245,6 +231,31 @@ macro_rules! int_tile {
             }
         }
     };
+}
+
+/// Adds the sums of four columns of row `m`, scaled, and what biases make of the row.
+///
+/// # Safety
+/// `at` holds four sums; `scales` are those of the four columns in a panel of `block`.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn add_scaled<R>(
+    at: *mut f32,
+    sum: int32x4_t,
+    scales: *const f32,
+    block: &IntBlock<'_, R>,
+    m: usize,
+) {
+    // SAFETY: the caller's; biases stand `LANES` columns behind the scales.
+    unsafe {
+        let scale = vmulq_n_f32(vld1q_f32(scales), block.row_scales[m]);
+        let mut product = vfmaq_f32(vld1q_f32(at), vcvtq_f32_s32(sum), scale);
+        if block.biased {
+            let factor = block.row_sums[m] as f32 * block.row_scales[m];
+            product = vfmaq_n_f32(product, vld1q_f32(scales.add(LANES)), factor);
+        }
+        vst1q_f32(at, product);
+    }
 }
 
 int_tile!(Neon, neon, "neon");

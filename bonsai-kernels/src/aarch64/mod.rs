@@ -2,3 +2,4 @@
 
 mod int16_byte_lookup;
 mod int_tile;
+mod matrix_tile;
