@@ -23,7 +23,7 @@
 //! ```
 //!
 //! Results never depend on the number of threads. Each kernel has a plain twin (`reference` in its module) that says in
-//! f64 what it should compute; `tests/parity.rs` holds them together on every instruction set of the machine.
+//! f64 what it should compute; `tests/parity` holds them together on every instruction set of the machine.
 #![deny(unsafe_code)]
 
 #[cfg(target_arch = "aarch64")]
