@@ -9,7 +9,7 @@ use crate::int_tile::{Bytes, IntBlock, IntTile, LANES};
 use crate::isa::I8mm;
 
 /// Rows of a tile, worked off in pairs.
-const MR: usize = 8;
+const MR: usize = 12;
 /// Columns of one vector of a panel.
 const COLUMNS: usize = 4;
 /// Columns whose sums fit the registers for all rows.
