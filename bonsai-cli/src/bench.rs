@@ -92,9 +92,6 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let mut progress = Progress::new(args.quiet, args.json);
     let meter = Arc::new(Meter::default());
 
-    if let Some(note) = choice.note() {
-        progress.note(&note);
-    }
     progress.stage("loading the model");
     let Loaded { pipeline, took: load } =
         args.engine.load(&choice, isa, precision, Some(Arc::clone(&meter)))?;

@@ -1,11 +1,11 @@
 //! The options of every command that runs a model, and the loading of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bonsai_core::{
-    ActivationPrecision, ComponentPaths, ErrorKind, Isa, Meter, Pipeline, PipelineOptions, VaePath,
+    ActivationPrecision, ComponentPaths, Error, ErrorKind, Isa, Meter, Pipeline, PipelineOptions, VaePath,
 };
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -16,7 +16,7 @@ use crate::print;
 
 #[derive(Debug, Args)]
 pub struct EngineArgs {
-    /// Model directory [default: $BONSAI_MODEL, else the project's small test model]
+    /// Model directory [default: $BONSAI_MODEL, else bonsai-mini, the small model inside this program]
     #[arg(short, long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// Threads [default: all]; the picture does not depend on them
@@ -91,12 +91,18 @@ pub struct Loaded {
 }
 
 impl EngineArgs {
-    /// Which model directory is meant; none where every component was named and no directory.
+    /// Which model is meant.
     pub fn choose(&self) -> Result<Choice, Failure> {
         if self.model.is_none() && self.components.paths().is_complete() {
-            return Ok(Choice { dir: PathBuf::new(), is_fallback: false });
+            return Ok(Choice::Components);
         }
-        model::choose(self.model.as_deref())
+        let choice = model::choose(self.model.as_deref())?;
+        if matches!(choice, Choice::Dir(_)) || self.components.paths().is_empty() {
+            return Ok(choice);
+        }
+        let message =
+            "--transformer, --text-encoder, --vae and --tokenizer: some are named, and no model for the rest";
+        Err(Failure::usage(message).hint("name all four, or a model directory with -m DIR"))
     }
 
     pub fn load(
@@ -118,27 +124,30 @@ impl EngineArgs {
             ..options
         };
         let started = Instant::now();
-        let no_dir = choice.dir.as_os_str().is_empty();
-        let opened = if no_dir {
-            Pipeline::open_components(&options)
-        } else {
-            Pipeline::open_with(&choice.dir, &options)
+        let pipeline = match choice {
+            Choice::Dir(dir) => Pipeline::open_with(dir, &options).map_err(|e| unusable(&e, dir))?,
+            Choice::Components => Pipeline::open_components(&options).map_err(|e| Failure::in_files(&e))?,
+            #[cfg(feature = "mini")]
+            Choice::Mini => bonsai_mini::open(&options)?,
         };
-        let pipeline = opened.map_err(|error| {
-            let failure = Failure::in_files(&error);
-            let dir = choice.dir.display();
-            match error.kind() {
-                _ if no_dir => failure,
-                ErrorKind::NotFound if !choice.dir.is_dir() => failure
-                    .hint("-m DIR names the model; `bonsai synth --preset tiny --out DIR` makes one to try"),
-                ErrorKind::NotFound | ErrorKind::ModelFormat | ErrorKind::ModelMismatch => failure
-                    .hint(format!("`bonsai info {dir}` tells what the directory holds and what it lacks")),
-                _ => failure,
-            }
-        })?;
         for warning in pipeline.warnings() {
             print::stderr(&format!("warning: {warning}"));
         }
         Ok(Loaded { pipeline, took: started.elapsed() })
+    }
+}
+
+/// What to say of a directory that is no usable model.
+fn unusable(error: &Error, dir: &Path) -> Failure {
+    let failure = Failure::in_files(error);
+    match error.kind() {
+        ErrorKind::NotFound if !dir.is_dir() => {
+            failure.hint("-m DIR names the model; without it bonsai-mini, the small model inside, paints")
+        }
+        ErrorKind::NotFound | ErrorKind::ModelFormat | ErrorKind::ModelMismatch => failure.hint(format!(
+            "`bonsai info {}` tells what the directory holds and what it lacks",
+            dir.display()
+        )),
+        _ => failure,
     }
 }

@@ -9,10 +9,11 @@ use serde::Serialize;
 use crate::engine::{EngineArgs, KernelArgs, Loaded};
 use crate::failure::{Code, Failure};
 use crate::interrupt::Interrupt;
+use crate::model::Choice;
+use crate::print;
 use crate::progress::Progress;
 use crate::resident;
 use crate::size::SizeArgs;
-use crate::{model, print};
 
 #[derive(Debug, Args)]
 pub struct EstimateArgs {
@@ -96,16 +97,16 @@ pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
         components: args.engine.components.paths(),
         ..PipelineOptions::default()
     };
-    let defaults = bonsai_core::estimate(
-        &choice.dir,
-        &PipelineOptions { max_memory: None, ..options.clone() },
-        &Request { size: None, ..request.clone() },
-    )
-    .map_err(|e| Failure::in_files(&e))?;
+    let defaults = choice
+        .estimate(
+            &PipelineOptions { max_memory: None, ..options.clone() },
+            &Request { size: None, ..request.clone() },
+        )
+        .map_err(|e| Failure::in_files(&e))?;
     request.size = args.size.over((defaults.width, defaults.height));
-    let estimate = bonsai_core::estimate(&choice.dir, &options, &request)?;
+    let estimate = choice.estimate(&options, &request)?;
     let mut report = Report {
-        model: choice.dir.display().to_string(),
+        model: choice.to_string(),
         width: estimate.width,
         height: estimate.height,
         steps: estimate.steps,
@@ -130,7 +131,7 @@ pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
 
 fn measure(
     args: &EstimateArgs,
-    choice: &model::Choice,
+    choice: &Choice,
     isa: bonsai_core::Isa,
     request: &Request,
     report: &mut Report,

@@ -132,9 +132,6 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let interrupt = Interrupt::install()?;
 
     let mut progress = Progress::new(args.quiet, args.json);
-    if let Some(note) = choice.note() {
-        progress.note(&note);
-    }
     progress.stage("loading the model");
     let Loaded { pipeline, took } = args.engine.load_with(&choice, options)?;
     progress.done("load");

@@ -40,7 +40,7 @@ use failure::Failure;
 
 const EXAMPLES: &str = "\
 Examples:
-  bonsai generate \"a bonsai tree on a wooden table\"
+  bonsai generate \"a red maple bonsai in a blue pot at night, a moon on the left\"
   bonsai generate -m ~/models/klein-4b --size 512x512 -s 42 -o tree.png \"a bonsai tree\"
   bonsai info tree.png            what a picture was made from
   bonsai verify tree.png          paint it again and compare

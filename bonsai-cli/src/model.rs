@@ -1,14 +1,17 @@
-//! Which model directory is meant.
+//! Which model is meant.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "mini")]
+use std::sync::Arc;
 
-use crate::failure::{Code, Failure};
+use bonsai_core::{Estimate, PipelineOptions, Request};
+
+use crate::failure::Failure;
 
 /// Environment variable that names the model directory when `-m` does not.
 const VARIABLE: &str = "BONSAI_MODEL";
-/// The small model that the tests of this project run on.
-const SMALL: &str = "golden/model";
 
 /// Environment variable that names the directory of models.
 const MODELS: &str = "BONSAI_MODELS";
@@ -19,45 +22,63 @@ pub fn models_dir(given: Option<&Path>) -> PathBuf {
     given.map(Path::to_owned).or_else(named).unwrap_or_else(|| PathBuf::from("models"))
 }
 
-/// A model directory and how it was found.
+/// A model and where it is.
 #[derive(Debug)]
-pub struct Choice {
-    pub dir: PathBuf,
-    /// Whether nobody named it and the small test model has to do.
-    pub is_fallback: bool,
+pub enum Choice {
+    /// A directory, or one file that holds it all.
+    Dir(PathBuf),
+    /// Nothing but the components that the options name.
+    Components,
+    /// The small model that is part of this program.
+    #[cfg(feature = "mini")]
+    Mini,
 }
 
 impl Choice {
-    /// What to say of a picture by the fallback.
-    pub fn note(&self) -> Option<String> {
-        let dir = self.dir.display();
-        self.is_fallback.then(|| {
-            format!(
-                "note: no model named, so this is the small test model in {dir}: its pictures look like noise.\n\
-                 note: name a real one with -m DIR or {VARIABLE}=DIR"
-            )
-        })
+    /// What a picture will take of it.
+    pub fn estimate(&self, options: &PipelineOptions, request: &Request) -> bonsai_core::Result<Estimate> {
+        match self {
+            Self::Dir(dir) => bonsai_core::estimate(dir, options, request),
+            Self::Components => bonsai_core::estimate("", options, request),
+            #[cfg(feature = "mini")]
+            Self::Mini => {
+                bonsai_core::estimate_source(Arc::new(bonsai_mini::BonsaiMini::new()), options, request)
+            }
+        }
     }
 }
 
-/// The directory that was given, else that of the environment, else the small model of the project around us.
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dir(dir) => dir.display().fmt(f),
+            Self::Components => f.write_str("the components named"),
+            #[cfg(feature = "mini")]
+            Self::Mini => f.write_str(bonsai_mini::NAME),
+        }
+    }
+}
+
+/// The directory that was given, else that of the environment, else the model inside.
 pub fn choose(given: Option<&Path>) -> Result<Choice, Failure> {
     if let Some(dir) = given {
-        return Ok(Choice { dir: dir.to_owned(), is_fallback: false });
+        return Ok(Choice::Dir(dir.to_owned()));
     }
     if let Some(dir) = std::env::var_os(VARIABLE).filter(|dir: &OsString| !dir.is_empty()) {
-        return Ok(Choice { dir: dir.into(), is_fallback: false });
+        return Ok(Choice::Dir(dir.into()));
     }
-    let here =
-        std::env::current_dir().map_err(|e| Failure::new(Code::Failed, format!("current folder: {e}")))?;
-    let found = here.ancestors().map(|folder| folder.join(SMALL)).find(|dir| dir.is_dir());
-    let missing = || {
-        Failure::new(Code::Model, format!("no model: -m was not given and {VARIABLE} is not set")).hint(
-            "name a model directory with -m DIR; `bonsai synth --preset tiny --out DIR` makes one to try",
-        )
-    };
-    let dir = found.ok_or_else(missing)?;
-    // a short name reads better than the way up from the root
-    let dir = dir.strip_prefix(&here).map_or(dir.clone(), Path::to_owned);
-    Ok(Choice { dir, is_fallback: true })
+    inside()
+}
+
+#[cfg(feature = "mini")]
+fn inside() -> Result<Choice, Failure> {
+    Ok(Choice::Mini)
+}
+
+#[cfg(not(feature = "mini"))]
+fn inside() -> Result<Choice, Failure> {
+    let message =
+        format!("no model: -m was not given, {VARIABLE} is not set, and this program has none inside");
+    Err(Failure::new(crate::failure::Code::Model, message)
+        .hint("name a model directory with -m DIR; `bonsai synth --preset tiny --out DIR` makes one to try"))
 }

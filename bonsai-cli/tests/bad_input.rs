@@ -163,7 +163,15 @@ fn directories() -> Vec<Case> {
         case("missing directory in the environment", MODEL, &["nowhere", "does not exist"], |site| {
             site.command().args(["generate", "a tree"]).env("BONSAI_MODEL", "nowhere").output().unwrap()
         }),
-        case("no model at all", MODEL, &["no model", "-m DIR"], |site| site.bonsai(&["generate", "a tree"])),
+        if cfg!(feature = "mini") {
+            case("components without a model", USAGE, &["no model for the rest", "-m DIR"], |site| {
+                site.bonsai(&["generate", "--vae", "vae.safetensors", "a tree"])
+            })
+        } else {
+            case("no model at all", MODEL, &["no model", "-m DIR"], |site| {
+                site.bonsai(&["generate", "a tree"])
+            })
+        },
         model("two folders of one role", &["several transformer folders"], |m| {
             fs::rename(m.join("transformer"), m.join("transformer-a")).unwrap();
             fs::create_dir(m.join("transformer-b")).unwrap();

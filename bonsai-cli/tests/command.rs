@@ -1,4 +1,4 @@
-//! The command as people use it, on the small golden model.
+//! The command as people use it, mostly on the small golden model.
 
 mod common;
 
@@ -274,19 +274,21 @@ fn options_reach_the_engine() {
     assert_eq!(pixels(site.work.join("guided.png")), plain);
 }
 
+#[cfg(feature = "mini")]
 #[test]
-fn the_small_model_is_found_and_named() {
+fn the_model_inside_paints_where_none_is_named() {
     let site = Site::new();
-    let inside = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
-    let out = site.work.join("a.png");
-    let mut command = site.command();
-    let output = command.current_dir(inside).args(["generate", "a tree", "-o"]).arg(&out).output().unwrap();
-    assert!(stderr(&succeeds(output)).contains("look like noise"));
-    assert_eq!(site.files(), ["a.png"]);
+    let json =
+        stdout(&succeeds(site.bonsai(&["generate", "--json", "-q", "-s", "1", "-o", "a.png", "a pine"])));
+    assert!(json.contains(r#""model":"bonsai-mini""#), "{json}");
+    assert!(stdout(&succeeds(site.bonsai(&["verify", "a.png"]))).contains("identical"));
+    // a prompt that it can't know
+    succeeds(site.bonsai(&["generate", "-o", "b.png", "a cat"]));
     // a model of the environment comes first
     let mut command = site.command();
-    command.env("BONSAI_MODEL", &site.model).args(["generate", "a tree", "-o", "b.png"]);
-    assert!(!stderr(&succeeds(command.output().unwrap())).contains("noise"));
+    command.env("BONSAI_MODEL", &site.model).args(["generate", "--json", "a tree", "-o", "c.png"]);
+    let json = stdout(&succeeds(command.output().unwrap()));
+    assert!(json.contains(r#""model":"model""#), "{json}");
 }
 
 #[test]
@@ -394,6 +396,7 @@ fn bench_has_these_keys() {
         "vae_decode_s",
         "total_s",
         "linear_gmacs",
+        "roofline",
         "peak_rss_bytes",
     ];
     keys_in_order(&text, &keys);
@@ -406,6 +409,8 @@ fn bench_has_these_keys() {
     }
     let table = stdout(&succeeds(site.command().args(["bench", "-m"]).arg(&site.model).output().unwrap()));
     assert!(table.contains("GMAC/s") && table.contains("peak memory"), "{table}");
+    let has_ceilings = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+    assert_eq!(table.contains("% of the roofline"), has_ceilings, "{table}");
 }
 
 #[test]

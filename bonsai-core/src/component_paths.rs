@@ -37,6 +37,11 @@ impl FromStr for VaePath {
 }
 
 impl ComponentPaths {
+    /// Whether none is named.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether nothing is left for a model directory to hold.
     pub fn is_complete(&self) -> bool {
         self.missing().is_empty()

@@ -75,7 +75,7 @@ pub use bonsai_kernels as kernels;
 pub use component_paths::{ComponentPaths, VaePath};
 pub use context::{Context, OnPart, Probe};
 pub use error::{Error, ErrorKind, Result};
-pub use estimate::{Estimate, Plan, Stage, StageEstimate, estimate};
+pub use estimate::{Estimate, Plan, Stage, StageEstimate, estimate, estimate_source};
 pub use image::Image;
 pub use kernels::gemm::ActivationPrecision;
 pub use kernels::{CancelToken, Isa, Meter};

@@ -8,7 +8,7 @@ use bonsai_core::{CancelToken, Error, ErrorKind, Isa, Pipeline, PipelineOptions}
 use serde::Serialize;
 
 use crate::failure::{Code, Failure};
-use crate::model;
+use crate::model::{self, Choice};
 use crate::progress::Progress;
 use crate::published;
 use crate::record::{self, Record, RecordedFile};
@@ -65,14 +65,9 @@ pub fn find(given: Option<&Path>, models: &Path) -> Vec<(PathBuf, String)> {
             found.push((dir, how));
         }
     };
-    let choice = model::choose(given);
-    if let Ok(choice) = &choice {
-        let how = match (given, choice.is_fallback) {
-            (Some(_), _) => "named",
-            (None, true) => "the small test model, used when none is named",
-            (None, false) => "named by BONSAI_MODEL",
-        };
-        add(choice.dir.clone(), how.to_owned());
+    if let Ok(Choice::Dir(dir)) = model::choose(given) {
+        let how = if given.is_some() { "named" } else { "named by BONSAI_MODEL" };
+        add(dir, how.to_owned());
     }
     let mut folders: Vec<_> =
         fs::read_dir(models).into_iter().flatten().flatten().map(|e| e.path()).collect();

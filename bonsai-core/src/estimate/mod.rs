@@ -5,6 +5,7 @@ mod sizes;
 mod stages;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bonsai_kernels::gemm::ActivationPrecision;
 use bonsai_kernels::{Cpu, DotPrecision};
@@ -14,6 +15,7 @@ pub(crate) use sizes::{ModelSizes, Parts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::latents::PIXELS_PER_TOKEN;
 use crate::model_dir::ModelDir;
+use crate::model_source::{ModelFiles, ModelSource};
 use crate::options::{PipelineOptions, all_threads};
 use crate::prompt_cache::most_prompts;
 use crate::request::{Request, token_grid};
@@ -110,7 +112,24 @@ impl Estimate {
 /// When a file is missing or its header unsound, the request is out of range, or no plan keeps the budget of the
 /// options ([`ErrorKind::MemoryBudget`]).
 pub fn estimate(dir: impl AsRef<Path>, options: &PipelineOptions, request: &Request) -> Result<Estimate> {
-    let sizes = ModelSizes::read(&ModelDir::chosen(dir.as_ref(), &options.components)?, options)?;
+    estimate_dir(&ModelDir::chosen(dir.as_ref(), &options.components)?, options, request)
+}
+
+/// [`estimate`] of a model whose files a host keeps.
+///
+/// # Errors
+/// As [`estimate`]; also those of the source.
+pub fn estimate_source(
+    source: Arc<dyn ModelSource>,
+    options: &PipelineOptions,
+    request: &Request,
+) -> Result<Estimate> {
+    let files = ModelFiles::from_source(source, options.allocator());
+    estimate_dir(&ModelDir::of_source(files), options, request)
+}
+
+fn estimate_dir(dir: &ModelDir, options: &PipelineOptions, request: &Request) -> Result<Estimate> {
+    let sizes = ModelSizes::read(dir, options)?;
     let cpu = Cpu::new(options.isa()?).with_precision(options.precision);
     let mut setting = Setting::new(&cpu, options.max_memory, options.prompts());
     setting.threads = match &options.parallel_for {

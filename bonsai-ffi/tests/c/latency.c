@@ -121,9 +121,15 @@ static bonsai_pipeline *opened(const struct subject *subject) {
 static int32_t work(const struct subject *subject, struct watch *watch, const bonsai_cancel *cancel) {
     bonsai_callbacks callbacks;
     bonsai_options options = subject->options;
+    bonsai_request request = subject->request;
     bonsai_pipeline *pipeline = NULL;
     bonsai_result *result = NULL;
+    /* a prompt that was read before is not read again */
+    static unsigned long runs;
+    char prompt[32];
     int32_t status;
+    snprintf(prompt, sizeof prompt, "a tree %lu", runs++);
+    request.prompt = prompt;
     if (subject->stage == LOAD || subject->stage == BONSAI_STAGE_TEXT_ENCODE) {
         mark(watch);
     }
@@ -139,7 +145,7 @@ static int32_t work(const struct subject *subject, struct watch *watch, const bo
     callbacks.progress = progress, callbacks.user_data = watch;
     callbacks.preview = subject->stage == PREVIEW ? preview : NULL;
     pipeline = subject->pipeline != NULL ? subject->pipeline : opened(subject);
-    status = bonsai_generate(pipeline, &subject->request, &callbacks, cancel, &result, NULL);
+    status = bonsai_generate(pipeline, &request, &callbacks, cancel, &result, NULL);
     watch->returned = now();
     watch->worked = worked() - watch->worked;
     bonsai_result_free(result);
@@ -172,6 +178,8 @@ static void measure(const struct subject *subject, long rounds) {
         watch.wait = length * ((double)i + uniform()) / (double)rounds;
         CHECK(pthread_create(&thread, NULL, cancel_later, &watch) == 0);
         status = work(subject, &watch, watch.cancel);
+        /* nobody waits for a stage that never began */
+        mark(&watch);
         pthread_join(thread, NULL);
         CHECK(status == BONSAI_OK || status == BONSAI_E_CANCELLED);
         if (status == BONSAI_E_CANCELLED) {

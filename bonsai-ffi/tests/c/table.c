@@ -506,6 +506,7 @@ static void callbacks(const bonsai_pipeline *pipeline) {
     bonsai_callbacks callbacks;
     bonsai_request request = small_request();
     bonsai_result *result = NULL;
+    char prompt[] = "tree 0";
     int32_t stage;
 
     EXPECT(BONSAI_OK, bonsai_callbacks_init(&callbacks, sizeof callbacks));
@@ -517,6 +518,9 @@ static void callbacks(const bonsai_pipeline *pipeline) {
 
     for (stage = BONSAI_STAGE_QUEUED; stage <= BONSAI_STAGE_DECODE; stage++) {
         callbacks.progress = stop_in, callbacks.user_data = &stage;
+        /* a prompt that was read before is not read again */
+        prompt[sizeof prompt - 2] = (char)('0' + stage);
+        request.prompt = prompt;
         FAILS(BONSAI_E_CANCELLED, bonsai_generate(pipeline, &request, &callbacks, NULL, &result, &error));
         CHECK(result == NULL);
     }

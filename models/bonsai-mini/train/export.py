@@ -105,6 +105,17 @@ def configs(vocabulary, tok):
     }
 
 
+@torch.no_grad()
+def latent_rgb(autoencoder, count=64):
+    """The linear map from a latent's 32 channels to the mean colour of its 8x8 pixels, by least squares over unseen renderings."""
+    x = vae.to_tensor(np.load(RUN / "data" / "validation.npy", mmap_mode="r")[:count])
+    z = autoencoder.encode(x).latent_dist.mean.permute(0, 2, 3, 1).reshape(-1, 32).double()
+    rgb = torch.nn.functional.avg_pool2d(x, 8).permute(0, 2, 3, 1).reshape(-1, 3).double()
+    solution = torch.linalg.lstsq(torch.cat([z, torch.ones(len(z), 1, dtype=torch.float64)], 1), rgb).solution.tolist()
+    narrow = [[float(np.float32(v)) for v in row] for row in solution]
+    return {"weights": narrow[:-1], "bias": narrow[-1]}
+
+
 def main(kind, to, name=None):
     to, tok = Path(to), tokenizer.load()
     net, text = flow.load(name or kind, tok.get_vocab_size())
@@ -117,7 +128,9 @@ def main(kind, to, name=None):
     meta = {"format": "pt"}
     save_file(transformer_tensors(net, kind), to / "transformer/diffusion_pytorch_model.safetensors", meta)
     save_file(text_tensors(text, kind), to / "text_encoder/model.safetensors", meta)
-    dense = {n: w.half().contiguous() if w.is_floating_point() else w for n, w in vae.load().state_dict().items()}
+    autoencoder = vae.load()
+    (to / "vae/latent_rgb.json").write_text(json.dumps(latent_rgb(autoencoder)) + "\n")
+    dense = {n: w.half().contiguous() if w.is_floating_point() else w for n, w in autoencoder.state_dict().items()}
     for n in ("bn.running_mean", "bn.running_var"):
         dense[n] = dense[n].float()
     save_file(dense, to / "vae/diffusion_pytorch_model.safetensors", meta)

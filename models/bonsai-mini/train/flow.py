@@ -21,6 +21,7 @@ import captions
 import data
 import model
 import tokenizer
+import vae
 from optimizer import Muon
 from parallel import average_gradients, launch, schedule
 from settings import RUN, SCENE_SEED
@@ -59,9 +60,17 @@ class Pictures:
         return z[-HELD_BACK:].float(), words, (size[1] // 16, size[0] // 16)
 
 
+def channel_weights():
+    """[128], mean 1: how much each channel of the packed latents counts. The autoencoder leaves some latent channels unused;
+    normalisation makes their traces as large as all else, but nothing of the picture depends on them."""
+    variance = vae.load().bn.running_var
+    w = (variance / (variance + 0.1)).clamp(min=0.05)
+    return w / w.mean()
+
+
 @torch.no_grad()
-def validation_loss(net, text, tok, pictures):
-    """Velocity MSE with t uniform: over all, and over the low, middle and high third of noise."""
+def validation_loss(net, text, tok, pictures, weights):
+    """Weighted velocity error with t uniform: over all, and over the low, middle and high third of noise."""
     z, words, (h, w) = pictures.validation()
     g, total = torch.Generator().manual_seed(5), []
     for i in range(0, 128, 64):
@@ -69,7 +78,7 @@ def validation_loss(net, text, tok, pictures):
         noise, t = torch.randn(x0.shape, generator=g), (torch.arange(64) + 0.5) / 64
         c = text(*tokenizer.encode(tok, words[i : i + 64]))
         v = model.velocity(net, torch.lerp(x0, noise, t[:, None, None]), t, c, model.positions(h, w))
-        total.append(((v - (noise - x0)) ** 2).mean((1, 2)))
+        total.append((weights * (v - (noise - x0)) ** 2).mean((1, 2)))
     e = torch.stack(total).mean(0)
     return [round(q.mean().item(), 4) for q in (e, e[:21], e[21:43], e[43:])]
 
@@ -105,6 +114,7 @@ def optimizers(net, text, args):
 def _train(rank, args):
     tok = tokenizer.load()
     pictures = Pictures(args.sizes)
+    weights = channel_weights()
     name = args.to or args.kind
     out = RUN / f"{name}.pt"
     net, text = model.build(tok.get_vocab_size())
@@ -147,7 +157,7 @@ def _train(rank, args):
         torch.save({"kind": args.kind, "step": step, "net": mean_net.state_dict(), "text": mean_text.state_dict(),
                     "raw_net": net.state_dict(), "raw_text": text.state_dict(), "opt": [o.state_dict() for o in opts]}, part)
         part.rename(out)
-        print(f"  step {step} validation, all/low/middle/high noise: {validation_loss(mean_net, mean_text, tok, pictures)}", flush=True)
+        print(f"  step {step} validation, all/low/middle/high noise: {validation_loss(mean_net, mean_text, tok, pictures, weights)}", flush=True)
 
     began, running = time.time(), None
     for step in range(first, args.steps):
@@ -174,7 +184,7 @@ def _train(rank, args):
         else:
             t = torch.sigmoid(0.6 + 1.2 * torch.randn(args.batch, generator=g))
             x, target = torch.lerp(x0, noise, t[:, None, None]), noise - x0
-        loss = ((model.velocity(net, x, t, text(*tokens), ids) - target) ** 2).mean()
+        loss = (weights * (model.velocity(net, x, t, text(*tokens), ids) - target) ** 2).mean()
         for o in opts:
             o.zero_grad(set_to_none=True)
         loss.backward()

@@ -63,10 +63,9 @@ def statistics(vae):
 @torch.no_grad()
 def encode(vae, x):
     """Pictures -> normalised packed latents [B, h*w, 128]."""
-    with torch.autocast("cpu", torch.bfloat16):
-        mean = vae.encode(x).latent_dist.mean
+    mean = vae.encode(x).latent_dist.mean
     m, s = statistics(vae)
-    return ((patchify(mean.float().contiguous()) - m) / s).flatten(2).transpose(1, 2).contiguous()
+    return ((patchify(mean.contiguous()) - m) / s).flatten(2).transpose(1, 2).contiguous()
 
 
 @torch.no_grad()
@@ -74,8 +73,7 @@ def decode(vae, tokens, h, w):
     """Normalised packed latents -> pictures in [-1, 1], [B, 3, 16h, 16w]."""
     m, s = statistics(vae)
     z = tokens.float().transpose(1, 2).reshape(len(tokens), 128, h, w) * s + m
-    with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat([vae.decode(unpatchify(q)).sample.float() for q in z.split(16)]).clamp(-1, 1)
+    return torch.cat([vae.decode(unpatchify(q)).sample for q in z.split(16)]).clamp(-1, 1)
 
 
 def _slopes(x):
@@ -104,12 +102,11 @@ def _batch(pictures, rng):
 
 @torch.no_grad()
 def psnr(vae, a):
-    """Mean over pictures, of pixels in [0, 1], decoded from the posterior mean in bf16 autocast."""
+    """Mean over pictures, of pixels in [0, 1], decoded from the posterior mean."""
     out = []
     for i in range(0, len(a), 16):
         x = to_tensor(a[i : i + 16])
-        with torch.autocast("cpu", torch.bfloat16):
-            y = vae.decode(vae.encode(x).latent_dist.mean).sample.float().clamp(-1, 1)
+        y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
         out.append(-10 * torch.log10(((x - y) ** 2).mean((1, 2, 3)) / 4))
     return torch.cat(out).mean().item()
 
@@ -173,13 +170,10 @@ def _train(rank, args):
         rng = np.random.default_rng((1, rank, step))
         torch.manual_seed(step * 2 + rank)
         x = to_tensor(_batch(pictures, rng))
-        with torch.autocast("cpu", torch.bfloat16):
-            post = vae.encode(x).latent_dist
-        mean, logvar = post.mean.float(), post.logvar.float()
+        post = vae.encode(x).latent_dist
+        mean, logvar = post.mean, post.logvar
         z = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
-        with torch.autocast("cpu", torch.bfloat16):
-            y = vae.decode(z).sample
-        loss, l1 = reconstruction_loss(x, y.float())
+        loss, l1 = reconstruction_loss(x, vae.decode(z).sample)
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         vae.zero_grad(set_to_none=True)
         (loss + KL * kl).backward()
