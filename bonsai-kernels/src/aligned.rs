@@ -80,7 +80,7 @@ mod sealed {
 /// Plain numbers: every bit pattern is a value, and zero bytes are the value 0.
 pub trait Element: Copy + Send + Sync + sealed::Sealed + 'static {}
 macro_rules! elements { ($($t:ty),*) => { $(impl sealed::Sealed for $t {} impl Element for $t {})* } }
-elements!(u8, i8, u16, i16, u32, i32, f32);
+elements!(u8, i8, u16, i16, u32, i32, u64, f32);
 
 /// A zeroed, 64-byte aligned buffer that gives its memory back to the allocator that it came from.
 pub struct AlignedBuf<T: Element> {

@@ -5,6 +5,8 @@
 )]
 
 use std::env;
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
 
 /// Name of the environment variable that may lower, never raise, the chosen instruction set.
 pub const OVERRIDE: &str = "BONSAI_ISA";
@@ -117,23 +119,60 @@ token!(
 token!(
     /// AVX-512 F, BW, DQ and VL.
     "x86_64", Avx512, "avx512", is_x86_feature_detected,
-    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
+    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"
 );
 token!(
     /// AVX-512 with products of bytes (VNNI), byte permutations (VBMI) and popcounts.
     "x86_64", Avx512Vnni, "avx512vnni", is_x86_feature_detected,
     "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
-    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
+    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"
 );
 token!(
     /// The same with dot products of bf16.
     "x86_64", Avx512Bf16, "avx512bf16", is_x86_feature_detected,
     "avx512bf16", "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
-    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"
+    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"
 );
 includes!("x86_64", AvxVnni => Avx2);
+includes!("x86_64", Avx512 => Avx2);
 includes!("x86_64", Avx512Vnni => Avx512);
 includes!("x86_64", Avx512Bf16 => Avx512Vnni);
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    /// Whether the first-level cache holds tables of 512-bit entries with room for what streams past them. Where it does
+    /// not, it holds those of 256-bit entries.
+    pub(crate) fn holds_tables(self) -> bool {
+        static LEVEL_1: OnceLock<usize> = OnceLock::new();
+        *LEVEL_1.get_or_init(level_1_data_cache) >= 48 << 10
+    }
+}
+
+/// Bytes of the first-level data cache; 0 if the CPU does not tell.
+#[cfg(target_arch = "x86_64")]
+#[expect(unused_unsafe, reason = "unsafe only in older compilers")]
+fn level_1_data_cache() -> usize {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    // SAFETY: every x86-64 CPU has this instruction.
+    let cpuid = |leaf, index| unsafe { __cpuid_count(leaf, index) };
+    // AMD's leaf of the same layout, where there is one
+    // SAFETY: as above.
+    let extended = unsafe { __cpuid(0x8000_0000) }.eax;
+    let leaves = [(4, cpuid(0, 0).eax >= 4), (0x8000_001d, extended >= 0x8000_001d)];
+    for leaf in leaves.into_iter().filter_map(|(leaf, known)| known.then_some(leaf)) {
+        for cache in (0..8).map(|index| cpuid(leaf, index)) {
+            let (kind, level) = (cache.eax & 31, cache.eax >> 5 & 7);
+            if kind == 1 && level == 1 {
+                let field =
+                    |value: u32, shift: u32, bits: u32| ((value >> shift & ((1 << bits) - 1)) + 1) as usize;
+                let (line, parts, ways) =
+                    (field(cache.ebx, 0, 12), field(cache.ebx, 12, 10), field(cache.ebx, 22, 10));
+                return line * parts * ways * (cache.ecx as usize + 1);
+            }
+        }
+    }
+    0
+}
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512Bf16 {

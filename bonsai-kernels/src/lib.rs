@@ -41,8 +41,6 @@ mod error;
 pub mod gemm;
 mod int_tile;
 mod isa;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod lookup;
 mod math;
 pub mod norm;
 mod portable;
@@ -50,6 +48,7 @@ mod prefetch;
 pub mod reference;
 pub mod rope;
 mod rows;
+mod table;
 mod threads;
 mod tile;
 pub mod weights;

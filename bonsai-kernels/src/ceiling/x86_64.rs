@@ -210,6 +210,11 @@ register_loop!(zmm lookup_zmm, ".irp r,8,9,10,11,12,13,14,15,16,17,18,19,20,21,2
     vpermw zmm2,zmm0,zmm1
     vpaddsw zmm\\r,zmm\\r,zmm2
     .endr");
+// the same by bytes, where a look-up of words is two operations
+register_loop!(zmm lookup_vpermb_zmm, ".irp r,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23
+    vpermb zmm2,zmm0,zmm1
+    vpaddsw zmm\\r,zmm\\r,zmm2
+    .endr");
 // 7 times 64 rows of 6 weights: low and high bytes of 64 entries, three sums each
 register_loop!(zmm lookup_vbmi_zmm, ".macro bonsai_lookup low,high,carry
     vpermb zmm3,zmm0,zmm1
@@ -229,7 +234,7 @@ register_loop!(zmm lookup_vbmi_zmm, ".macro bonsai_lookup low,high,carry
     .purgem bonsai_lookup");
 
 /// All loops; which of a ceiling is the fastest differs between makers.
-const LOOPS: [(Level, CeilingLoop); 17] = {
+const LOOPS: [(Level, CeilingLoop); 18] = {
     use Ceiling::*;
     use Level::*;
     [
@@ -251,6 +256,7 @@ const LOOPS: [(Level, CeilingLoop); 17] = {
         (Avx2, CeilingLoop::new(Popcount, "vpxor + 2 vpshufb ymm", 10 * 256, popcount_ymm)),
         (Sse2, CeilingLoop::new(Popcount, "pxor + bit counts in bytes", 8 * 128, popcount_xmm)),
         (Avx512Vnni, CeilingLoop::new(Lookup, "2 vpermb + adds zmm", 7 * 64 * 6, lookup_vbmi_zmm)),
+        (Avx512Vnni, CeilingLoop::new(Lookup, "vpermb + vpaddsw zmm", 16 * 32 * 5, lookup_vpermb_zmm)),
         (Avx512, CeilingLoop::new(Lookup, "vpermw + vpaddsw zmm", 16 * 32 * 5, lookup_zmm)),
         (Avx2, CeilingLoop::new(Lookup, "2 vpshufb + adds ymm", 4 * 32 * 4, lookup_ymm)),
     ]

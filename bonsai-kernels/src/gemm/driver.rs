@@ -115,7 +115,7 @@ pub(crate) fn drive<W: Sync, K: Microkernel<W>>(
     Ok(())
 }
 
-fn split_columns(out: ArrayViewMut2<'_, f32>, columns: usize) -> Vec<ArrayViewMut2<'_, f32>> {
+pub(super) fn split_columns(out: ArrayViewMut2<'_, f32>, columns: usize) -> Vec<ArrayViewMut2<'_, f32>> {
     let mut parts = Vec::new();
     let mut rest = out;
     while rest.ncols() > columns {

@@ -7,17 +7,12 @@ mod driver;
 mod epilogue;
 mod f32_kernel;
 mod few_rows;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod int16_lookup_kernel;
 mod int_kernel;
-#[cfg(target_arch = "x86_64")]
-mod lookup_kernel;
 mod microkernel;
 mod precision;
 pub mod reference;
 mod rows;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod sign_codes;
+mod table;
 
 pub use epilogue::Epilogue;
 pub use precision::ActivationPrecision;
@@ -30,18 +25,16 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 use crate::Cpu;
 use crate::error::Result;
 use crate::isa::{Isa, Vectors, dispatch};
+use crate::table::TableTile;
 use crate::weights::{Weights, each_kind};
 use bit_kernel::BitKernel;
 use bit_rows::{SignBits, TritBits};
 use driver::PreparedRows;
 use f32_kernel::F32Kernel;
 use int_kernel::IntKernel;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-use int16_lookup_kernel::Int16LookupKernel;
-#[cfg(target_arch = "x86_64")]
-use lookup_kernel::LookupKernel;
 use microkernel::Microkernel;
 use rows::{Bf16Rows, Int8Rows, Int16Rows, PlainRows, RowForm};
+use table::{TableNumber, TableRows};
 
 /// Rows of activations `[M, K]`, prepared once for all linears that read them: each form that some linear needs is made
 /// when the first one asks for it.
@@ -87,6 +80,12 @@ impl<'a> Activations<'a> {
             }
             _ => {}
         }
+        if let Some((vectors, numbers)) = tables(self.isa, self.precision, weights) {
+            return with_tables!(vectors, numbers, weights, |tile, Number, w| {
+                let rows = self.table_rows::<Number, _>(cpu, tile)?;
+                table::multiply(cpu, tile, &rows, w, out, epilogue)
+            });
+        }
         with_kernel!(self.isa, self.precision, weights, |kernel, w| {
             self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
         })
@@ -106,53 +105,97 @@ impl<'a> Activations<'a> {
     }
 
     fn form<F: RowForm>(&self, cpu: &Cpu) -> Result<Arc<PreparedRows<F>>> {
+        self.prepared(cpu, F::NAME, |cpu| PreparedRows::<F>::new(cpu, self.x))
+    }
+
+    fn table_rows<N: TableNumber, T: TableTile<N>>(&self, cpu: &Cpu, tile: T) -> Result<Arc<TableRows<N>>> {
+        self.prepared(cpu, N::TILES, |cpu| TableRows::new(cpu, tile, self.x))
+    }
+
+    /// What `prepare` makes, which is kept under its name for the next linear.
+    fn prepared<P: Send + Sync + 'static>(
+        &self,
+        cpu: &Cpu,
+        name: &'static str,
+        prepare: impl FnOnce(&Cpu) -> Result<P>,
+    ) -> Result<Arc<P>> {
         let mut forms = self.forms.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = forms.iter().find(|(name, _)| *name == F::NAME);
+        let known = forms.iter().find(|(known, _)| *known == name);
         if let Some(rows) = known.and_then(|(_, rows)| Arc::clone(rows).downcast().ok()) {
             return Ok(rows);
         }
-        let cpu = cpu.clone().with_precision(self.precision);
-        let rows = Arc::new(PreparedRows::<F>::new(&cpu, self.x)?);
-        forms.push((F::NAME, Arc::clone(&rows) as _));
+        let rows = Arc::new(prepare(&cpu.clone().with_precision(self.precision))?);
+        forms.push((name, Arc::clone(&rows) as _));
         Ok(rows)
     }
 }
 
-/// The one place that chooses: calls `$body` with `$kernel` bound to the microkernel for these weights on this
+/// What tables hold.
+#[derive(Clone, Copy)]
+enum Numbers {
+    Integers,
+    Floats,
+}
+
+/// The vectors and numbers of the tables that multiply these weights, if tables do.
+fn tables(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Option<(Vectors, Numbers)> {
+    use ActivationPrecision as P;
+    let (Weights::Binary(_) | Weights::Ternary(_), Some(group_size)) = (weights, weights.group_size()) else {
+        return None;
+    };
+    let numbers = match precision {
+        P::F32 | P::Bf16 => Numbers::Floats,
+        P::Int16 | P::Int8 | P::Int8Row | P::Int4 => Numbers::Integers,
+        P::Int2 | P::Binary => return None,
+    };
+    let vectors = match isa.vectors() {
+        #[cfg(target_arch = "x86_64")]
+        Vectors::Avx512(t) if !t.holds_tables() => Vectors::Avx2(t.lower()),
+        vectors => vectors,
+    };
+    table::takes(group_size).then_some((vectors, numbers))
+}
+
+/// Calls `$body` with `$tile` bound to the token of these vectors, `$Number` to the type of these numbers, and `$w` to the
+/// binary or ternary weights.
+macro_rules! with_tables {
+    ($vectors:expr, $numbers:expr, $weights:expr, |$tile:ident, $Number:ident, $w:ident| $body:expr) => {{
+        macro_rules! with_numbers {
+                ($t:expr) => {{
+                    let $tile = $t;
+                    match $numbers {
+                        Numbers::Integers => {
+                            type $Number = i16;
+                            each_sign_kind!($weights, $w => $body)
+                        }
+                        Numbers::Floats => {
+                            type $Number = f32;
+                            each_sign_kind!($weights, $w => $body)
+                        }
+                    }
+                }};
+            }
+        match $vectors {
+            Vectors::Portable(t) => with_numbers!(t),
+            #[cfg(target_arch = "x86_64")]
+            Vectors::Avx2(t) => with_numbers!(t),
+            #[cfg(target_arch = "x86_64")]
+            Vectors::Avx512(t) => with_numbers!(t),
+        }
+    }};
+}
+use with_tables;
+
+/// Chooses where tables do not: calls `$body` with `$kernel` bound to the microkernel for these weights on this
 /// instruction set with activations of this precision, and `$w` to the weights of whatever kind.
 macro_rules! with_kernel {
     ($isa:expr, $precision:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {{
         let (isa, weights): (Isa, &Weights) = ($isa, $weights);
-        match Choice::of(isa, $precision, weights) {
-            #[cfg(target_arch = "x86_64")]
-            Choice::F32Lookup(t) => each_sign_kind!(weights, $w => {
-                let $kernel = LookupKernel(t, PlainRows);
-                $body
-            }),
-            #[cfg(target_arch = "x86_64")]
-            Choice::Bf16Lookup(t) => each_sign_kind!(weights, $w => {
-                let $kernel = LookupKernel(t, Bf16Rows);
-                $body
-            }),
+        match Choice::of($precision, weights) {
             Choice::Bf16Fma => dispatch!(isa, t => each_code_kind!(weights, $w => {
                 let $kernel = F32Kernel(t, Bf16Rows);
                 $body
             })),
-            #[cfg(target_arch = "x86_64")]
-            Choice::Int16Lookup(t) => each_sign_kind!(weights, $w => {
-                let $kernel = Int16LookupKernel(t);
-                $body
-            }),
-            #[cfg(target_arch = "x86_64")]
-            Choice::Int16WordLookup(t) => each_sign_kind!(weights, $w => {
-                let $kernel = Int16LookupKernel(t);
-                $body
-            }),
-            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-            Choice::Int16ByteLookup(t) => each_sign_kind!(weights, $w => {
-                let $kernel = Int16LookupKernel(t);
-                $body
-            }),
             Choice::Int16Dot => with_int_kernel!(isa, weights, Int16Rows, |$kernel, $w| $body),
             Choice::Int8Dot => with_int_kernel!(isa, weights, Int8Rows::<false>, |$kernel, $w| $body),
             Choice::Int8RowDot => with_int_kernel!(isa, weights, Int8Rows::<true>, |$kernel, $w| $body),
@@ -168,7 +211,6 @@ macro_rules! with_kernel {
 use with_kernel;
 
 /// Calls `$body` with `$w` bound to binary or ternary weights.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! each_sign_kind {
     ($weights:expr, $w:ident => $body:expr) => {
         match $weights {
@@ -178,7 +220,6 @@ macro_rules! each_sign_kind {
         }
     };
 }
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use each_sign_kind;
 
 /// Calls `$body` with the integer kernel of the best tile of `$isa`, and `$w` bound to weights of codes.
@@ -261,20 +302,8 @@ macro_rules! each_code_kind {
 }
 use each_code_kind;
 
-/// The kernels that there are.
+/// The kernels of the driver.
 enum Choice {
-    #[cfg(target_arch = "x86_64")]
-    F32Lookup(crate::isa::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    Bf16Lookup(crate::isa::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    Int16Lookup(crate::isa::Avx512Vnni),
-    #[cfg(target_arch = "x86_64")]
-    Int16WordLookup(crate::isa::Avx512),
-    #[cfg(target_arch = "x86_64")]
-    Int16ByteLookup(crate::isa::Avx2),
-    #[cfg(target_arch = "aarch64")]
-    Int16ByteLookup(crate::isa::Neon),
     Int16Dot,
     Int8Dot,
     Int8RowDot,
@@ -285,41 +314,9 @@ enum Choice {
 }
 
 impl Choice {
-    fn of(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Self {
+    fn of(precision: ActivationPrecision, weights: &Weights) -> Self {
         use ActivationPrecision as P;
         let Some(group_size) = weights.group_size() else { return Self::F32Fma };
-        #[cfg(target_arch = "x86_64")]
-        if matches!(weights, Weights::Binary(_) | Weights::Ternary(_)) {
-            match (precision, isa, isa.vectors()) {
-                (P::F32, _, Vectors::Avx512(t)) if lookup_kernel::takes(group_size) => {
-                    return Self::F32Lookup(t);
-                }
-                // looking sums up outruns even dot products of bf16
-                (P::Bf16, _, Vectors::Avx512(t)) if lookup_kernel::takes(group_size) => {
-                    return Self::Bf16Lookup(t);
-                }
-                (P::Int16, Isa::Avx512Vnni(t), _) if int16_lookup_kernel::takes(group_size) => {
-                    return Self::Int16Lookup(t);
-                }
-                (P::Int16, Isa::Avx512Bf16(t), _) if int16_lookup_kernel::takes(group_size) => {
-                    return Self::Int16Lookup(t.lower());
-                }
-                (P::Int16, Isa::Avx512(t), _) if int16_lookup_kernel::takes(group_size) => {
-                    return Self::Int16WordLookup(t);
-                }
-                (P::Int16, _, Vectors::Avx2(t)) if int16_lookup_kernel::takes(group_size) => {
-                    return Self::Int16ByteLookup(t);
-                }
-                _ => {}
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        if matches!(weights, Weights::Binary(_) | Weights::Ternary(_))
-            && let (P::Int16, Some(t)) = (precision, isa.neon())
-            && int16_lookup_kernel::takes(group_size)
-        {
-            return Self::Int16ByteLookup(t);
-        }
         let signs = matches!(weights, Weights::Binary(_) | Weights::Ternary(_));
         match precision {
             P::Bf16 => Self::Bf16Fma,
@@ -364,6 +361,13 @@ pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) 
             _ => K::NAME.to_owned(),
         };
         format!("{}-{name}-{}x{}", isa.name(), K::MR, kernel.width(usize::MAX))
+    }
+    if let Some((vectors, numbers)) = tables(isa, precision, weights) {
+        fn rows<N: TableNumber, T: TableTile<N>>(_: T) -> usize {
+            T::ROWS
+        }
+        let rows = with_tables!(vectors, numbers, weights, |tile, Number, _w| rows::<Number, _>(tile));
+        return format!("{}-{}-tables-{rows}", isa.name(), precision.name());
     }
     with_kernel!(isa, precision, weights, |kernel, w| describe(isa, precision, kernel, w))
 }

@@ -120,20 +120,14 @@ fn nearest_bf16(x: f32) -> f32 {
 
 /// f32 rows that the f32 kernels multiply.
 pub(crate) trait F32Rows: RowForm<Element = f32> {
-    #[cfg(target_arch = "x86_64")]
-    const LOOKUP: &'static str;
     const FMA: &'static str;
 }
 
 impl F32Rows for PlainRows {
-    #[cfg(target_arch = "x86_64")]
-    const LOOKUP: &'static str = "f32-lookup";
     const FMA: &'static str = "f32-fma";
 }
 
 impl F32Rows for Bf16Rows {
-    #[cfg(target_arch = "x86_64")]
-    const LOOKUP: &'static str = "bf16-lookup";
     const FMA: &'static str = "bf16-fma";
 }
 

@@ -35,10 +35,9 @@ impl BinaryWeights {
     }
 
     /// The scales of groups `first_group..` of one row, as many as `out` holds.
-    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn copy_scales(&self, row: usize, first_group: usize, out: &mut [f32]) {
-        self.bits.scales.copy_to(self.bits.group_index(row, first_group), out);
+        self.bits.copy_scales(row, first_group, out);
     }
 
     pub(super) fn grouped(&self) -> &GroupedCodes {

@@ -67,6 +67,12 @@ impl GroupedCodes {
         })
     }
 
+    /// The scales of groups `first_group..` of one row, as many as `out` holds.
+    #[inline(always)]
+    pub(super) fn copy_scales(&self, row: usize, first_group: usize, out: &mut [f32]) {
+        self.scales.copy_to(self.group_index(row, first_group), out);
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.codes.byte_len() + self.scales.byte_len()
     }

@@ -119,7 +119,6 @@ impl Scales {
     }
 
     /// Values `first`, `first + 1`, .. as many as `out` holds.
-    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn copy_to(&self, first: usize, out: &mut [f32]) {
         let bytes = &self.bytes.as_slice()[first * self.float_type.size()..];

@@ -36,6 +36,12 @@ impl TernaryWeights {
         self.trits.codes.code(row, col) as i8 - 1
     }
 
+    /// The scales of groups `first_group..` of one row, as many as `out` holds.
+    #[inline(always)]
+    pub(crate) fn copy_scales(&self, row: usize, first_group: usize, out: &mut [f32]) {
+        self.trits.copy_scales(row, first_group, out);
+    }
+
     pub(super) fn grouped(&self) -> &GroupedCodes {
         &self.trits
     }

@@ -1,0 +1,236 @@
+//! Binary and ternary weights by tables in memory (see [`crate::table`]): blocking, threads, edges and epilogue.
+//!
+//! A tile of rows stays while all columns of a task pass by: its tables are built anew for each pass of 64 inputs (32 for
+//! ternary weights), which many columns pay for; the sums of those columns stay in the second-level cache.
+
+mod codes;
+mod rows;
+
+use std::marker::PhantomData;
+use std::time::Instant;
+
+use ndarray::{ArrayViewMut2, Axis};
+use wide::f32x4;
+
+use super::epilogue::Epilogue;
+use super::rows::BLOCK;
+use crate::Cpu;
+use crate::aligned::AlignedBuf;
+use crate::error::Result;
+use crate::isa::{Token, Work, dispatch};
+use crate::table::{Alphabet, Columns, TableTile, Totals};
+use codes::LayOut;
+pub(super) use codes::TableWeights;
+use rows::padded;
+pub(super) use rows::{TableNumber, TableRows};
+
+/// Columns of one task, the most that keep all threads busy: more of them pay for the tables of a tile, and their sums
+/// take 128 or 256 KiB for each thousand.
+const COLUMNS_PER_TASK: [usize; 4] = [2048, 1024, 512, 256];
+/// Rows of one task: enough of them to pay for laying out the weights.
+const ROWS_PER_TASK: usize = 384;
+/// Tasks that each thread should have at least.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Whether groups are whole passes, and blocks whole groups or groups whole blocks.
+pub(super) fn takes(group_size: usize) -> bool {
+    group_size == 64 || group_size.is_multiple_of(BLOCK)
+}
+
+/// `out = epilogue(rows * weights^T)`.
+pub(super) fn multiply<N: TableNumber, T: TableTile<N>, W: TableWeights>(
+    cpu: &Cpu,
+    tile: T,
+    rows: &TableRows<N>,
+    weights: &W,
+    out: ArrayViewMut2<'_, f32>,
+    epilogue: Epilogue<'_>,
+) -> Result<()> {
+    let columns = weights.rows();
+    assert_eq!(out.dim(), (rows.rows, columns), "shape of a GEMM's output");
+    epilogue.check(columns);
+    let started = Instant::now();
+    let row_block = ROWS_PER_TASK.next_multiple_of(T::ROWS);
+    let row_blocks = rows.rows.div_ceil(row_block);
+    let enough = |&c: &usize| row_blocks * columns.div_ceil(c) >= TASKS_PER_THREAD * cpu.threads();
+    let column_block = COLUMNS_PER_TASK.into_iter().find(enough).unwrap_or(COLUMNS_PER_TASK[3]);
+    // parts of one width, as near to it as whole cache lines of the output allow
+    let column_block = columns.div_ceil(columns.div_ceil(column_block).max(1)).next_multiple_of(16);
+    let mut tasks = Vec::new();
+    let mut out = out;
+    for (i, out) in out.axis_chunks_iter_mut(Axis(0), row_block).enumerate() {
+        for (j, out) in super::driver::split_columns(out, column_block).into_iter().enumerate() {
+            tasks.push((i * row_block / T::ROWS, j * column_block, out));
+        }
+    }
+    cpu.for_each(
+        tasks,
+        || Scratch::new::<T, W>(cpu, weights, columns.min(column_block)),
+        |scratch, (first_tile, first_column, mut out)| {
+            scratch.columns = out.ncols();
+            tile.work(LayOut::<T, _, _> { tile: PhantomData, weights, first_column, scratch });
+            for (i, out) in out.axis_chunks_iter_mut(Axis(0), T::ROWS).enumerate() {
+                sums_of_tile(cpu, tile, rows, weights, first_tile + i, scratch)?;
+                let stored = Stored {
+                    sums: &scratch.sums,
+                    rows: T::ROWS,
+                    row_scales: rows.row_scales::<T>(first_tile + i),
+                    first_column,
+                    epilogue,
+                    out,
+                };
+                dispatch!(cpu.isa(), t => t.work(stored));
+            }
+            Ok(())
+        },
+    )?;
+    if let Some(meter) = cpu.meter() {
+        meter.add(rows.rows as u64 * rows.cols as u64 * columns as u64, started.elapsed());
+    }
+    Ok(())
+}
+
+/// What one thread works in.
+struct Scratch<N: TableNumber> {
+    /// Columns of the task at hand.
+    columns: usize,
+    /// `[passes][columns]`
+    words: AlignedBuf<u64>,
+    /// `[groups][columns]`
+    scales: AlignedBuf<f32>,
+    /// The scales of a few columns, as they stand with the weights.
+    row_scales: AlignedBuf<f32>,
+    tables: AlignedBuf<N>,
+    /// Sums of a block that is not done, `[columns][rows]`.
+    partial: AlignedBuf<N>,
+    /// `[columns][rows]`
+    sums: AlignedBuf<f32>,
+}
+
+impl<N: TableNumber> Scratch<N> {
+    fn new<T: TableTile<N>, W: TableWeights>(cpu: &Cpu, weights: &W, columns: usize) -> Result<Self> {
+        Ok(Self {
+            columns: 0,
+            words: cpu.buffer(padded(weights.cols()) / W::Alphabet::INPUTS * columns)?,
+            scales: cpu.buffer(weights.cols().div_ceil(weights.group_size()) * columns)?,
+            row_scales: cpu.buffer(16 * weights.cols().div_ceil(weights.group_size()))?,
+            tables: cpu.buffer(W::Alphabet::ENTRIES * T::ROWS)?,
+            partial: cpu.buffer(columns * T::ROWS)?,
+            sums: cpu.buffer(columns * T::ROWS)?,
+        })
+    }
+}
+
+/// Fills `scratch.sums` with those of a tile of rows for all columns of a task.
+fn sums_of_tile<N: TableNumber, T: TableTile<N>, W: TableWeights>(
+    cpu: &Cpu,
+    tile: T,
+    rows: &TableRows<N>,
+    weights: &W,
+    at: usize,
+    scratch: &mut Scratch<N>,
+) -> Result<()> {
+    let columns = scratch.columns;
+    let pass_inputs = W::Alphabet::INPUTS;
+    // inputs whose sums are scaled together
+    let depth = if N::EXACT { weights.group_size().min(BLOCK) } else { pass_inputs };
+    let sums = &mut scratch.sums[..columns * T::ROWS];
+    sums.fill(0.0);
+    for start in (0..padded(rows.cols)).step_by(pass_inputs) {
+        if start >= rows.cols {
+            break;
+        }
+        cpu.check()?;
+        tile.build::<W::Alphabet>(rows.inputs::<T>(at, start), &mut scratch.tables);
+        let last = (start + pass_inputs).is_multiple_of(depth) || start + pass_inputs >= rows.cols;
+        let scales = start / weights.group_size() * columns;
+        tile.look_up::<W::Alphabet>(
+            &scratch.tables,
+            Columns {
+                words: &scratch.words[start / pass_inputs * columns..][..columns],
+                partial: &mut scratch.partial,
+                first: start.is_multiple_of(depth),
+                last: last.then(|| Totals {
+                    scales: &scratch.scales[scales..][..columns],
+                    row_scales: rows.block_scales::<T>(at, start / BLOCK),
+                    sums: &mut *sums,
+                }),
+            },
+        );
+    }
+    Ok(())
+}
+
+/// Sums of a tile on their way into the output.
+struct Stored<'a> {
+    /// `[columns][rows]`
+    sums: &'a [f32],
+    rows: usize,
+    row_scales: Option<&'a [f32]>,
+    first_column: usize,
+    epilogue: Epilogue<'a>,
+    out: ArrayViewMut2<'a, f32>,
+}
+
+impl Work for Stored<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(mut self) {
+        // whole cache lines of the output, several of each row, since they come from memory
+        const COLUMNS: usize = 64;
+        let columns = self.out.ncols();
+        for first in (0..columns).step_by(COLUMNS) {
+            let count = COLUMNS.min(columns - first);
+            let sums = &self.sums[first * self.rows..][..count * self.rows];
+            for (quad, mut out) in self.out.axis_chunks_iter_mut(Axis(0), QUAD).enumerate() {
+                let mut lines = [[0.0; COLUMNS]; QUAD];
+                turn_over(sums, self.rows, quad * QUAD, &mut lines);
+                for (i, (mut out, line)) in out.rows_mut().into_iter().zip(&lines).enumerate() {
+                    let out = out.as_slice_mut().expect("rows of a matrix must be contiguous");
+                    let scale = self.row_scales.map_or(1.0, |scales| scales[quad * QUAD + i]);
+                    let column = self.first_column + first;
+                    self.epilogue.store(line, scale, column, &mut out[first..first + count]);
+                }
+            }
+        }
+    }
+}
+
+/// Rows, or columns, that are turned over at once.
+const QUAD: usize = 4;
+
+/// `lines[i][column] = sums[column][first_row + i]`
+#[inline(always)]
+fn turn_over<const COLUMNS: usize>(
+    sums: &[f32],
+    rows: usize,
+    first_row: usize,
+    lines: &mut [[f32; COLUMNS]; QUAD],
+) {
+    let quads = sums.chunks_exact(QUAD * rows);
+    let rest = quads.remainder();
+    let mut column = 0;
+    for sums in quads {
+        let columns = std::array::from_fn(|i| {
+            let values: &[f32; QUAD] =
+                sums[i * rows + first_row..].first_chunk().expect("tiles are whole quads");
+            f32x4::from(*values)
+        });
+        for (line, values) in lines.iter_mut().zip(f32x4::transpose(columns)) {
+            *line[column..].first_chunk_mut().expect("lines hold all columns") = values.to_array();
+        }
+        column += QUAD;
+    }
+    for sums in rest.chunks_exact(rows) {
+        for (line, sum) in lines.iter_mut().zip(&sums[first_row..]) {
+            line[column] = *sum;
+        }
+        column += 1;
+    }
+}
+
+#[inline(always)]
+fn transpose<N: Copy>([a, b, c, d]: [[N; QUAD]; QUAD]) -> [[N; QUAD]; QUAD] {
+    [[a[0], b[0], c[0], d[0]], [a[1], b[1], c[1], d[1]], [a[2], b[2], c[2], d[2]], [a[3], b[3], c[3], d[3]]]
+}
