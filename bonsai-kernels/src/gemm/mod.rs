@@ -161,20 +161,20 @@ fn tables(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Option
 macro_rules! with_tables {
     ($vectors:expr, $numbers:expr, $weights:expr, |$tile:ident, $Number:ident, $w:ident| $body:expr) => {{
         macro_rules! with_numbers {
-                ($t:expr) => {{
-                    let $tile = $t;
-                    match $numbers {
-                        Numbers::Integers => {
-                            type $Number = i16;
-                            each_sign_kind!($weights, $w => $body)
+                    ($t:expr) => {{
+                        let $tile = $t;
+                        match $numbers {
+                            Numbers::Integers => {
+                                type $Number = i16;
+                                each_sign_kind!($weights, $w => $body)
+                            }
+                            Numbers::Floats => {
+                                type $Number = f32;
+                                each_sign_kind!($weights, $w => $body)
+                            }
                         }
-                        Numbers::Floats => {
-                            type $Number = f32;
-                            each_sign_kind!($weights, $w => $body)
-                        }
-                    }
-                }};
-            }
+                    }};
+                }
         match $vectors {
             Vectors::Portable(t) => with_numbers!(t),
             #[cfg(target_arch = "x86_64")]

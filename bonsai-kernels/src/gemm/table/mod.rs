@@ -1,12 +1,13 @@
 //! Binary and ternary weights by tables in memory (see [`crate::table`]): blocking, threads, edges and epilogue.
 //!
 //! A tile of rows stays while all columns of a task pass by: its tables are built anew for each pass of 64 inputs (32 for
-//! ternary weights), which many columns pay for; the sums of those columns stay in the second-level cache.
+//! ternary weights), which many columns pay for; the sums of those columns, of a few tiles, stay in the second-level cache.
 
 mod codes;
 mod rows;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::time::Instant;
 
 use ndarray::{ArrayViewMut2, Axis};
@@ -29,6 +30,10 @@ pub(super) use rows::{TableNumber, TableRows};
 const COLUMNS_PER_TASK: [usize; 4] = [2048, 1024, 512, 256];
 /// Rows of one task: enough of them to pay for laying out the weights.
 const ROWS_PER_TASK: usize = 384;
+/// Bytes of words that may well stay in the second-level cache while one tile after the other reads them.
+const WORDS_KEPT: usize = 1 << 20;
+/// Where they may not: rows whose sums grow side by side, so that words come to the second-level cache once for all of them.
+const ROWS_AT_ONCE: usize = 96;
 /// Tasks that each thread should have at least.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -69,17 +74,19 @@ pub(super) fn multiply<N: TableNumber, T: TableTile<N>, W: TableWeights>(
         |scratch, (first_tile, first_column, mut out)| {
             scratch.columns = out.ncols();
             tile.work(LayOut::<T, _, _> { tile: PhantomData, weights, first_column, scratch });
-            for (i, out) in out.axis_chunks_iter_mut(Axis(0), T::ROWS).enumerate() {
-                sums_of_tile(cpu, tile, rows, weights, first_tile + i, scratch)?;
-                let stored = Stored {
-                    sums: &scratch.sums,
-                    rows: T::ROWS,
-                    row_scales: rows.row_scales::<T>(first_tile + i),
-                    first_column,
-                    epilogue,
-                    out,
-                };
-                dispatch!(cpu.isa(), t => t.work(stored));
+            let mut tile_at = first_tile;
+            for mut out in out.axis_chunks_iter_mut(Axis(0), scratch.tiles * T::ROWS) {
+                let tiles = tile_at..tile_at + out.nrows().div_ceil(T::ROWS);
+                sums_of_tiles(cpu, tile, rows, weights, tiles.clone(), scratch)?;
+                let sums = scratch.sums.chunks_exact(out.ncols() * T::ROWS);
+                for ((at, out), sums) in
+                    tiles.clone().zip(out.axis_chunks_iter_mut(Axis(0), T::ROWS)).zip(sums)
+                {
+                    let row_scales = rows.row_scales::<T>(at);
+                    let stored = Stored { sums, rows: T::ROWS, row_scales, first_column, epilogue, out };
+                    dispatch!(cpu.isa(), t => t.work(stored));
+                }
+                tile_at = tiles.end;
             }
             Ok(())
         },
@@ -94,6 +101,8 @@ pub(super) fn multiply<N: TableNumber, T: TableTile<N>, W: TableWeights>(
 struct Scratch<N: TableNumber> {
     /// Columns of the task at hand.
     columns: usize,
+    /// Tiles whose sums grow side by side.
+    tiles: usize,
     /// `[passes][columns]`
     words: AlignedBuf<u64>,
     /// `[groups][columns]`
@@ -103,60 +112,58 @@ struct Scratch<N: TableNumber> {
     tables: AlignedBuf<N>,
     /// Sums of a block that is not done, `[columns][rows]`.
     partial: AlignedBuf<N>,
-    /// `[columns][rows]`
+    /// `[tiles][columns][rows]`
     sums: AlignedBuf<f32>,
 }
 
 impl<N: TableNumber> Scratch<N> {
     fn new<T: TableTile<N>, W: TableWeights>(cpu: &Cpu, weights: &W, columns: usize) -> Result<Self> {
+        let words = padded(weights.cols()) / W::Alphabet::INPUTS * columns;
+        let tiles = if words * size_of::<u64>() > WORDS_KEPT { ROWS_AT_ONCE / T::ROWS } else { 1 };
         Ok(Self {
             columns: 0,
-            words: cpu.buffer(padded(weights.cols()) / W::Alphabet::INPUTS * columns)?,
+            tiles,
+            words: cpu.buffer(words)?,
             scales: cpu.buffer(weights.cols().div_ceil(weights.group_size()) * columns)?,
             row_scales: cpu.buffer(16 * weights.cols().div_ceil(weights.group_size()))?,
             tables: cpu.buffer(W::Alphabet::ENTRIES * T::ROWS)?,
             partial: cpu.buffer(columns * T::ROWS)?,
-            sums: cpu.buffer(columns * T::ROWS)?,
+            sums: cpu.buffer(tiles * columns * T::ROWS)?,
         })
     }
 }
 
-/// Fills `scratch.sums` with those of a tile of rows for all columns of a task.
-fn sums_of_tile<N: TableNumber, T: TableTile<N>, W: TableWeights>(
+/// Fills `scratch.sums` with those of a few tiles of rows, `[tiles][columns][rows]`, for all columns of a task.
+fn sums_of_tiles<N: TableNumber, T: TableTile<N>, W: TableWeights>(
     cpu: &Cpu,
     tile: T,
     rows: &TableRows<N>,
     weights: &W,
-    at: usize,
+    tiles: Range<usize>,
     scratch: &mut Scratch<N>,
 ) -> Result<()> {
     let columns = scratch.columns;
     let pass_inputs = W::Alphabet::INPUTS;
     // inputs whose sums are scaled together
     let depth = if N::EXACT { weights.group_size().min(BLOCK) } else { pass_inputs };
-    let sums = &mut scratch.sums[..columns * T::ROWS];
-    sums.fill(0.0);
-    for start in (0..padded(rows.cols)).step_by(pass_inputs) {
-        if start >= rows.cols {
-            break;
-        }
+    let len = columns * T::ROWS;
+    scratch.sums[..tiles.len() * len].fill(0.0);
+    for start in (0..rows.cols).step_by(depth) {
         cpu.check()?;
-        tile.build::<W::Alphabet>(rows.inputs::<T>(at, start), &mut scratch.tables);
-        let last = (start + pass_inputs).is_multiple_of(depth) || start + pass_inputs >= rows.cols;
-        let scales = start / weights.group_size() * columns;
-        tile.look_up::<W::Alphabet>(
-            &scratch.tables,
-            Columns {
-                words: &scratch.words[start / pass_inputs * columns..][..columns],
-                partial: &mut scratch.partial,
-                first: start.is_multiple_of(depth),
-                last: last.then(|| Totals {
-                    scales: &scratch.scales[scales..][..columns],
-                    row_scales: rows.block_scales::<T>(at, start / BLOCK),
-                    sums: &mut *sums,
-                }),
-            },
-        );
+        let scales = &scratch.scales[start / weights.group_size() * columns..][..columns];
+        let end = rows.cols.min(start + depth);
+        for (at, sums) in tiles.clone().zip(scratch.sums.chunks_exact_mut(len)) {
+            for pass in (start..end).step_by(pass_inputs) {
+                tile.build::<W::Alphabet>(rows.inputs::<T>(at, pass), &mut scratch.tables);
+                let row_scales = rows.block_scales::<T>(at, start / BLOCK);
+                let last = pass + pass_inputs >= end;
+                let totals = last.then_some(Totals { scales, row_scales, sums: &mut *sums });
+                let words = &scratch.words[pass / pass_inputs * columns..][..columns];
+                let columns =
+                    Columns { words, partial: &mut scratch.partial, first: pass == start, last: totals };
+                tile.look_up::<W::Alphabet>(&scratch.tables, columns);
+            }
+        }
     }
     Ok(())
 }
