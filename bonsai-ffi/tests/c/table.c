@@ -2,6 +2,8 @@
  * usage: table MODEL */
 #include "check.h"
 
+#include <signal.h>
+
 static const char bad_utf8[] = "tr\xff\xfe";
 
 /* A failed call whose error object says what its status says. */
@@ -46,6 +48,7 @@ static void misc(void) {
     CHECK(bonsai_error_message(NULL) == NULL);
     CHECK(bonsai_error_stage(NULL) == NULL);
     CHECK(bonsai_error_file(NULL) == NULL);
+    CHECK(bonsai_error_offset(NULL) == -1);
     bonsai_error_free(NULL);
 }
 
@@ -229,7 +232,7 @@ static void opens(const char *model) {
     /* a folder that is no model, by a name that ends before its zero */
     EXPECT(BONSAI_E_NOT_FOUND, bonsai_pipeline_open("/dev/null and more", 4, NULL, &pipeline, &error));
     CHECK(pipeline == NULL && strstr(bonsai_error_message(error), "/dev") != NULL);
-    CHECK(strcmp(bonsai_error_stage(error), "open") == 0);
+    CHECK(strcmp(bonsai_error_stage(error), "open") == 0 && bonsai_error_offset(error) == -1);
     bonsai_error_free(error);
 
     EXPECT(BONSAI_OK, bonsai_model_reader_init(&reader, sizeof reader));
@@ -252,6 +255,9 @@ static void opens(const char *model) {
     twice[1].name = "bonsai.json";
     twice[1].size = 10;
     FAILS(BONSAI_E_IO, bonsai_pipeline_open_reader(&reader, NULL, &pipeline, &error));
+    EXPECT(BONSAI_E_IO, bonsai_pipeline_open_reader(&reader, NULL, &pipeline, &error));
+    CHECK(strcmp(bonsai_error_file(error), "bonsai.json") == 0 && bonsai_error_offset(error) == 0);
+    bonsai_error_free(error), error = NULL;
     twice[1].size = UINT64_MAX;
     FAILS(BONSAI_E_MODEL_FORMAT, bonsai_pipeline_open_reader(&reader, NULL, &pipeline, &error));
     reader.name = bad_utf8;
@@ -536,6 +542,37 @@ static void callbacks(const bonsai_pipeline *pipeline) {
     }
 }
 
+/* A signal handler may ask for a cancel. */
+static const bonsai_cancel *signalled;
+
+static void on_signal(int number) {
+    (void)number;
+    bonsai_cancel_request(signalled, BONSAI_CANCEL_NOW);
+}
+
+static int32_t send_signal(void *user, const bonsai_progress *progress) {
+    (void)user;
+    if (progress->stage == BONSAI_STAGE_DENOISE) {
+        CHECK(raise(SIGTERM) == 0);
+    }
+    return 0;
+}
+
+static void cancelled_by_signal(const bonsai_pipeline *pipeline) {
+    bonsai_callbacks callbacks;
+    bonsai_request request = small_request();
+    bonsai_result *result = NULL;
+    bonsai_cancel *cancel = NULL;
+
+    EXPECT(BONSAI_OK, bonsai_callbacks_init(&callbacks, sizeof callbacks));
+    EXPECT(BONSAI_OK, bonsai_cancel_new(&cancel, NULL));
+    callbacks.progress = send_signal, signalled = cancel;
+    CHECK(signal(SIGTERM, on_signal) != SIG_ERR);
+    FAILS(BONSAI_E_CANCELLED, bonsai_generate(pipeline, &request, &callbacks, cancel, &result, &error));
+    CHECK(result == NULL && signal(SIGTERM, SIG_DFL) != SIG_ERR);
+    bonsai_cancel_free(cancel);
+}
+
 static void cancelled_runs(const bonsai_pipeline *pipeline) {
     bonsai_request request = small_request();
     bonsai_result *result = NULL;
@@ -569,6 +606,7 @@ int main(int argc, char **argv) {
     estimates(argv[1], pipeline);
     callbacks(pipeline);
     cancelled_runs(pipeline);
+    cancelled_by_signal(pipeline);
     /* free, then new: nothing of the old one lingers */
     bonsai_pipeline_free(pipeline);
     pipeline = open_model(argv[1], 1);
