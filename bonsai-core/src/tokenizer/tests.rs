@@ -345,6 +345,17 @@ fn of_a_merge_that_is_there_twice_the_last_counts() {
 }
 
 #[test]
+fn every_token_is_found_by_its_text_and_by_its_id() {
+    let model = golden_dir().join("model/tokenizer");
+    let (_, tables) = Tables::open(Tokenizer::tables(&ModelFiles::disk(), &model).unwrap()).unwrap();
+    assert_eq!(tables.iter().count(), tables.len());
+    assert!(tables.iter().map(|(id, _)| id).is_sorted_by(|a, b| a < b));
+    for (id, text) in tables.iter() {
+        assert_eq!((tables.id_of(text), tables.text_of(id)), (Some(id), Some(text)));
+    }
+}
+
+#[test]
 fn damaged_tables_never_panic() {
     let model = golden_dir().join("model/tokenizer");
     let tables = Tokenizer::tables(&ModelFiles::disk(), &model).unwrap();

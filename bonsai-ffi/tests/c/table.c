@@ -140,6 +140,31 @@ static void inits(void) {
         }                                                                    \
     } while (0)
 
+/* A call that fills a struct, with sizes of every kind: a larger one is filled as far as this library goes, and cleared
+ * behind it. */
+#define FILLS(type, call)                                              \
+    do {                                                               \
+        union {                                                        \
+            type value;                                                \
+            unsigned char bytes[sizeof(type) + 64];                    \
+        } room;                                                        \
+        type *given = &room.value;                                     \
+        size_t i;                                                      \
+        memset(&room, 0xa5, sizeof room);                              \
+        room.value.struct_size = 0;                                    \
+        FAILS(BONSAI_E_INVALID_STRUCT, call);                          \
+        room.value.struct_size = (uint32_t)sizeof(type) - 4;           \
+        FAILS(BONSAI_E_INVALID_STRUCT, call);                          \
+        room.value.struct_size = UINT32_MAX;                           \
+        FAILS(BONSAI_E_INVALID_STRUCT, call);                          \
+        for (i = 4; i < sizeof room; i++) CHECK(room.bytes[i] == 0xa5); \
+        room.value.struct_size = (uint32_t)sizeof(type) + 32;          \
+        OK(call);                                                      \
+        CHECK(room.value.struct_size == sizeof(type) + 32);            \
+        for (i = 0; i < 32; i++) CHECK(room.bytes[sizeof(type) + i] == 0); \
+        CHECK(room.bytes[sizeof(type) + 32] == 0xa5);                  \
+    } while (0)
+
 static int32_t nothing_to_read(void *user, const char *name, uint64_t offset, void *buffer, size_t length) {
     (void)user, (void)name, (void)offset, (void)buffer, (void)length;
     return 1;
@@ -357,6 +382,7 @@ static void estimates(const char *model, const bonsai_pipeline *pipeline) {
     FAILS(BONSAI_E_NULL_ARG, bonsai_estimate(pipeline, &request, NULL, &error));
     larger.width = 17;
     FAILS(BONSAI_E_INVALID_ARG, bonsai_estimate(pipeline, &larger, &estimated, &error));
+    FILLS(bonsai_estimated, bonsai_estimate(pipeline, &request, given, &error));
     OK(bonsai_estimate(pipeline, &request, &estimated, &error));
     CHECK(estimated.steps == 2 && estimated.macs > 0 && estimated.expected_seconds > 0);
     CHECK(estimated.peak_bytes >= estimated.denoise_bytes && estimated.peak_bytes >= estimated.decode_bytes);
@@ -399,6 +425,7 @@ static void results(const bonsai_pipeline *pipeline) {
     FAILS(BONSAI_E_NULL_ARG, bonsai_result_image_view(result, 0, NULL, &error));
     FAILS(BONSAI_E_INVALID_ARG, bonsai_result_image_view(result, 2, &view, &error));
     FAILS(BONSAI_E_INVALID_ARG, bonsai_result_image_view(result, SIZE_MAX, &view, &error));
+    FILLS(bonsai_image_view, bonsai_result_image_view(result, 0, given, &error));
     OK(bonsai_result_image_view(result, 1, &view, &error));
     CHECK(view.width == 64 && view.height == 48 && view.channels == 3 && view.stride_bytes == 192);
     CHECK(view.length == 64 * 48 * 3 && view.format == BONSAI_FORMAT_RGB8 && view.struct_size == sizeof view);
@@ -447,6 +474,7 @@ static void results(const bonsai_pipeline *pipeline) {
     FAILS(BONSAI_E_NULL_ARG, bonsai_result_timings(NULL, 0, &timings, &error));
     FAILS(BONSAI_E_NULL_ARG, bonsai_result_timings(result, 0, NULL, &error));
     FAILS(BONSAI_E_INVALID_ARG, bonsai_result_timings(result, 2, &timings, &error));
+    FILLS(bonsai_timings, bonsai_result_timings(result, 0, given, &error));
     OK(bonsai_result_timings(result, 0, &timings, &error));
     CHECK(timings.steps == 2 && timings.denoise_seconds > 0 && timings.decode_seconds > 0);
     bonsai_result_free(result);
