@@ -800,8 +800,8 @@ BONSAI_API bonsai_status bonsai_cancel_new(struct bonsai_cancel **out, struct bo
 BONSAI_API bonsai_status bonsai_cancel_retain(const struct bonsai_cancel *cancel);
 
 /**
- * Asks the runs of this token to end: BONSAI_CANCEL_NOW or BONSAI_CANCEL_AFTER_CURRENT_IMAGE. From any thread, and from
- * callbacks.
+ * Asks the runs of this token to end: BONSAI_CANCEL_NOW or BONSAI_CANCEL_AFTER_CURRENT_IMAGE. From any thread, from
+ * callbacks, and from signal handlers: it sets a flag and does nothing else.
  */
 BONSAI_API
 bonsai_status bonsai_cancel_request(const struct bonsai_cancel *cancel,
@@ -845,6 +845,11 @@ const char *bonsai_error_stage(const struct bonsai_error *error);
  * The file that it is about, or NULL where it is about none. It lives as long as the error.
  */
 BONSAI_API const char *bonsai_error_file(const struct bonsai_error *error);
+
+/**
+ * The byte of that file, from its start, that it is about; -1 where it is about none, and for NULL.
+ */
+BONSAI_API int64_t bonsai_error_offset(const struct bonsai_error *error);
 
 /**
  * Frees an error. NULL is fine.

@@ -66,13 +66,14 @@ class Error
 #endif
 {
 public:
-    Error(bonsai_status status, std::string message, std::string stage = {}, std::string file = {})
+    Error(bonsai_status status, std::string message, std::string stage = {}, std::string file = {}, std::int64_t offset = -1)
 #ifndef BONSAI_NO_EXCEPTIONS
         : std::runtime_error(message),
 #else
         :
 #endif
-          status_(status), message_(std::move(message)), stage_(std::move(stage)), file_(std::move(file)) {
+          status_(status), message_(std::move(message)), stage_(std::move(stage)), file_(std::move(file)),
+          offset_(offset) {
     }
 
     /* One of BONSAI_E_.... */
@@ -83,10 +84,13 @@ public:
     const std::string &stage() const { return stage_; }
     /* The file that it is about, or nothing. */
     const std::string &file() const { return file_; }
+    /* The byte of that file, or -1. */
+    std::int64_t offset() const { return offset_; }
 
 private:
     bonsai_status status_;
     std::string message_, stage_, file_;
+    std::int64_t offset_;
 };
 
 #ifdef BONSAI_NO_EXCEPTIONS
@@ -140,7 +144,8 @@ inline Error error_of(bonsai_status status, bonsai_error *raw) {
     if (!error) {
         return Error(status, bonsai_status_name(status));
     }
-    return Error(status, text(bonsai_error_message(raw)), text(bonsai_error_stage(raw)), text(bonsai_error_file(raw)));
+    return Error(status, text(bonsai_error_message(raw)), text(bonsai_error_stage(raw)), text(bonsai_error_file(raw)),
+                 bonsai_error_offset(raw));
 }
 
 template <class T>
@@ -178,6 +183,15 @@ struct Options {
     Options() { bonsai_options_init(&raw, sizeof raw); }
     Options &max_memory_bytes(std::uint64_t bytes) { return raw.max_memory_bytes = bytes, *this; }
     Options &threads(std::uint32_t threads) { return raw.threads = threads, *this; }
+    /* The host's own threads, and where large buffers come from; what they are called with is yours. */
+    Options &parallel_for(bonsai_parallel_for_fn function, std::uint32_t threads, void *user_data) {
+        raw.parallel_for = function, raw.parallel_threads = threads, raw.parallel_user_data = user_data;
+        return *this;
+    }
+    Options &memory(bonsai_alloc_fn alloc, bonsai_dealloc_fn dealloc, void *user_data) {
+        raw.alloc = alloc, raw.dealloc = dealloc, raw.alloc_user_data = user_data;
+        return *this;
+    }
     Options &max_concurrent_runs(std::uint32_t runs) { return raw.max_concurrent_runs = runs, *this; }
     /* Names that live as long as this. */
     Options &precision(const char *name) { return raw.precision = name, *this; }

@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 mkdir -p "$1"
 prefix=$(cd "$1" && pwd)
 target=${CARGO_TARGET_DIR:-target}
-cargo build --profile capi -p bonsai-ffi --lib
+# without the rlib that Rust code links, for which Cargo would leave out the optimisation of the whole
+cargo rustc --profile capi -p bonsai-ffi --lib --crate-type cdylib --crate-type staticlib -- --print native-static-libs
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 fill() { sed -e "s|@PREFIX@|$prefix|g; s|@VERSION@|$version|g; s|@MAJOR_MINOR@|${version%.*}|g" "$1"; }
 

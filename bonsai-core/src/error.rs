@@ -69,6 +69,7 @@ pub struct Error {
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
     file: Option<PathBuf>,
+    offset: Option<u64>,
 }
 
 /// Shorthand of this crate.
@@ -77,7 +78,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of this kind; the message names the file, tensor or field and what was expected.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None, file: None }
+        Self { kind, message: message.into(), source: None, file: None, offset: None }
     }
 
     /// The same with its cause, which `source` returns and the message repeats.
@@ -101,6 +102,17 @@ impl Error {
     /// The file that it is about, where the error knows it as more than words.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
+    }
+
+    /// Keeps the byte of the file that it is about for [`Error::offset`]; the message is left alone.
+    pub fn at_byte(mut self, offset: u64) -> Self {
+        self.offset.get_or_insert(offset);
+        self
+    }
+
+    /// The byte, from the start of the file, that it is about, where the error knows it as more than words.
+    pub fn offset(&self) -> Option<u64> {
+        self.offset
     }
 
     /// What went wrong, for programs.

@@ -145,6 +145,14 @@ fn check(case: &Case) -> std::result::Result<Duration, String> {
             if error.to_string().len() > 2000 {
                 return Err(format!("a message of {} bytes", error.to_string().len()));
             }
+            // a place that people are told, programs are told too
+            let text = error.to_string();
+            let digits = text.split_once("at byte ").map_or("", |(_, rest)| rest);
+            let digits = digits.split(|c: char| !c.is_ascii_digit()).next();
+            let told = digits.and_then(|digits| digits.parse::<u64>().ok());
+            if told != error.offset() {
+                return Err(format!("offset {:?} of: {text}", error.offset()));
+            }
         }
     }
     let len = case.bytes.len();

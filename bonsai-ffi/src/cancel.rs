@@ -3,9 +3,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bonsai_core::CancelToken;
 
-use crate::guard::{Access, Failure, status};
+use crate::guard::{self, Access, status};
 use crate::handle;
-use crate::{bonsai_error, bonsai_status};
+use crate::{BONSAI_E_INVALID_ARG, BONSAI_E_NULL_ARG, BONSAI_OK, bonsai_error, bonsai_status};
 
 /// As soon as possible: within a fraction of a second whatever is being done.
 pub const BONSAI_CANCEL_NOW: i32 = 0;
@@ -50,26 +50,26 @@ pub unsafe extern "C" fn bonsai_cancel_retain(cancel: *const bonsai_cancel) -> b
     unsafe { status("bonsai_cancel_retain", Access::Getter, std::ptr::null_mut(), body) }
 }
 
-/// Asks the runs of this token to end: BONSAI_CANCEL_NOW or BONSAI_CANCEL_AFTER_CURRENT_IMAGE. From any thread, and from
-/// callbacks.
+/// Asks the runs of this token to end: BONSAI_CANCEL_NOW or BONSAI_CANCEL_AFTER_CURRENT_IMAGE. From any thread, from
+/// callbacks, and from signal handlers: it sets a flag and does nothing else.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bonsai_cancel_request(cancel: *const bonsai_cancel, mode: i32) -> bonsai_status {
-    let body = || {
-        // SAFETY: null or a live token of ours (the crate's contract).
-        let cancel = unsafe { handle::reference(cancel, "cancel") }?;
+    guard::bare("bonsai_cancel_request", || {
+        if cancel.is_null() {
+            return BONSAI_E_NULL_ARG;
+        }
+        if !cancel.is_aligned() {
+            return BONSAI_E_INVALID_ARG;
+        }
+        // SAFETY: neither null nor misaligned (checked); a live token of ours (the crate's contract).
+        let cancel = unsafe { &*cancel };
         match mode {
             BONSAI_CANCEL_NOW => cancel.now.cancel(),
             BONSAI_CANCEL_AFTER_CURRENT_IMAGE => cancel.after_image.store(true, Ordering::Relaxed),
-            _ => {
-                return Err(Failure::invalid(format!(
-                    "mode {mode}: expected BONSAI_CANCEL_NOW or _AFTER_CURRENT_IMAGE"
-                )));
-            }
+            _ => return BONSAI_E_INVALID_ARG,
         }
-        Ok(())
-    };
-    // SAFETY: there is no error place.
-    unsafe { status("bonsai_cancel_request", Access::Getter, std::ptr::null_mut(), body) }
+        BONSAI_OK
+    })
 }
 
 /// 1 when somebody asked, in either mode, 0 when not; a negative status for NULL.
@@ -104,7 +104,7 @@ pub unsafe extern "C" fn bonsai_cancel_reset(cancel: *const bonsai_cancel) -> bo
 /// Takes an owner away; with the last the token goes. NULL is fine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bonsai_cancel_free(cancel: *mut bonsai_cancel) {
-    crate::guard::value("bonsai_cancel_free", (), || {
+    guard::value("bonsai_cancel_free", (), || {
         if !cancel.is_null() {
             // SAFETY: it came from `Arc::into_raw`, and the caller gives one count up (the crate's contract).
             unsafe { Arc::decrement_strong_count(cancel.cast_const()) };

@@ -10,6 +10,7 @@ pub struct bonsai_error {
     message: CString,
     stage: CString,
     file: Option<CString>,
+    offset: i64,
 }
 
 fn c_string(text: &str) -> CString {
@@ -38,6 +39,7 @@ impl bonsai_error {
             message: c_string(&failure.message),
             stage: c_string(failure.stage.unwrap_or(function)),
             file: failure.file.as_deref().map(c_string),
+            offset: failure.offset.and_then(|offset| offset.try_into().ok()).unwrap_or(-1),
         };
         // SAFETY: not null and writable (contract).
         unsafe { error.write_unaligned(handle::give(made)) }
@@ -80,6 +82,15 @@ pub unsafe extern "C" fn bonsai_error_file(error: *const bonsai_error) -> *const
         // SAFETY: null or a live error of ours (the crate's contract).
         let error = unsafe { handle::reference(error, "error") };
         error.ok().and_then(|e| e.file.as_ref()).map_or(std::ptr::null(), |file| file.as_ptr())
+    })
+}
+
+/// The byte of that file, from its start, that it is about; -1 where it is about none, and for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bonsai_error_offset(error: *const bonsai_error) -> i64 {
+    value("bonsai_error_offset", -1, || {
+        // SAFETY: null or a live error of ours (the crate's contract).
+        unsafe { handle::reference(error, "error") }.map_or(-1, |e| e.offset)
     })
 }
 

@@ -11,7 +11,7 @@ use bonsai_core::{Error, ErrorKind};
 
 use crate::error::bonsai_error;
 use crate::float_mode::FloatMode;
-use crate::status::BONSAI_OK;
+use crate::status::{BONSAI_E_PANIC, BONSAI_OK};
 
 /// Why a call failed.
 #[derive(Debug)]
@@ -21,13 +21,15 @@ pub(crate) struct Failure {
     /// What was being done; the name of the function where nothing more is known.
     pub(crate) stage: Option<&'static str>,
     pub(crate) file: Option<String>,
+    /// The byte of the file.
+    pub(crate) offset: Option<u64>,
 }
 
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), stage: None, file: None }
+        Self { kind, message: message.into(), stage: None, file: None, offset: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -42,7 +44,8 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let file = error.file().map(|path| path.display().to_string());
-        Self { file, ..Self::new(error.kind(), error.to_string()) }
+        let offset = error.offset();
+        Self { file, offset, ..Self::new(error.kind(), error.to_string()) }
     }
 }
 
@@ -183,6 +186,18 @@ pub(crate) fn value<T>(function: &'static str, fallback: T, body: impl FnOnce() 
         Ok(body())
     })
     .unwrap_or(fallback)
+}
+
+/// The body of an export that signal handlers may call: one that can't panic, allocate or wait. What [`caught`] does to hush
+/// a panic is not fit for a handler, so it is there only where tests make this panic.
+#[cfg(not(feature = "inject-panics"))]
+pub(crate) fn bare(_: &'static str, body: impl FnOnce() -> i32) -> i32 {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(BONSAI_E_PANIC)
+}
+
+#[cfg(feature = "inject-panics")]
+pub(crate) fn bare(function: &'static str, body: impl FnOnce() -> i32) -> i32 {
+    value(function, BONSAI_E_PANIC, body)
 }
 
 #[cfg(feature = "inject-panics")]

@@ -154,9 +154,7 @@ impl ModelSource for Reader {
             return Ok(());
         }
         let length = buffer.len();
-        Err(Error::new(
-            ErrorKind::Io,
-            format!("read_at returned {answer} for {length} bytes from {offset} on"),
-        ))
+        let message = format!("read_at returned {answer} for {length} bytes from {offset} on");
+        Err(Error::new(ErrorKind::Io, message).at_byte(offset))
     }
 }

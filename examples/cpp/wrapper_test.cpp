@@ -1,6 +1,7 @@
 // What bonsai.hpp promises beyond the C interface: owners, errors, lambdas that throw, tokens that are shared.
 #include <cstdlib>
 #include <iostream>
+#include <new>
 #include <stdexcept>
 #include <thread>
 
@@ -28,8 +29,30 @@ static Exception thrown_by(Body body) {
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     const auto missing = thrown_by<bonsai::Error>([] { bonsai::Pipeline::open("no such model"); });
-    CHECK(missing.status() == BONSAI_E_NOT_FOUND && missing.stage() == "open");
+    CHECK(missing.status() == BONSAI_E_NOT_FOUND && missing.stage() == "open" && missing.offset() == -1);
     CHECK(std::string(missing.what()).find("no such model") != std::string::npos);
+
+    // threads and memory of the host's
+    int taken = 0;
+    const auto one_by_one = [](void *, std::size_t count, void (*body)(void *, std::size_t), void *context) {
+        for (std::size_t index = 0; index < count; index++) {
+            body(context, index);
+        }
+    };
+    const auto take = [](void *user, std::size_t size, std::size_t alignment) -> void * {
+        ++*static_cast<int *>(user);
+        return ::operator new(size, std::align_val_t(alignment), std::nothrow);
+    };
+    const auto give_back = [](void *user, void *pointer, std::size_t, std::size_t alignment) {
+        --*static_cast<int *>(user);
+        ::operator delete(pointer, std::align_val_t(alignment));
+    };
+    {
+        const auto options = bonsai::Options().parallel_for(one_by_one, 1, nullptr).memory(take, give_back, &taken);
+        const auto hosted = bonsai::Pipeline::open(argv[1], options);
+        CHECK(hosted.generate(bonsai::Request("a tree").size(32, 32).steps(1)).size() == 1 && taken > 0);
+    }
+    CHECK(taken == 0);
 
     auto opened = bonsai::Pipeline::open(argv[1], bonsai::Options().threads(2));
     const bonsai::Pipeline pipeline = std::move(opened);

@@ -1,7 +1,4 @@
-"""A picture from a prompt, in Python, with nothing but ctypes.
-
-usage: text_to_image.py LIBRARY MODEL PROMPT OUTPUT.png [SEED]
-"""
+"""A picture with nothing but ctypes. usage: text_to_image.py LIBRARY MODEL PROMPT OUTPUT.png [SEED]"""
 import ctypes as c
 import sys
 

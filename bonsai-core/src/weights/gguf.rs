@@ -30,6 +30,7 @@ impl<'a> Reader<'a> {
         let left = &self.bytes[self.at..];
         let part = usize::try_from(n).ok().and_then(|n| left.get(..n)).ok_or_else(|| {
             Error::format(format!("GGUF {what} at byte {}: {n} bytes expected, {} left", self.at, left.len()))
+                .at_byte(self.at as u64)
         })?;
         self.at += part.len();
         Ok(part)
@@ -46,15 +47,17 @@ impl<'a> Reader<'a> {
     fn string(&mut self, what: &str) -> Result<&'a str> {
         let len = self.u64(what)?;
         let at = self.at;
-        std::str::from_utf8(self.take(len, what)?)
-            .map_err(|e| Error::format(format!("GGUF {what} at byte {at}: not UTF-8")).with_source(e))
+        std::str::from_utf8(self.take(len, what)?).map_err(|e| {
+            Error::format(format!("GGUF {what} at byte {at}: not UTF-8")).with_source(e).at_byte(at as u64)
+        })
     }
 
     /// A text that is not too long to be a name.
     fn name(&mut self, what: &str) -> Result<&'a str> {
         let name = self.string(what)?;
         if name.len() > MAX_NAME {
-            return Err(Error::format(format!("GGUF {what} of {} bytes at byte {}", name.len(), self.at)));
+            let message = format!("GGUF {what} of {} bytes at byte {}", name.len(), self.at);
+            return Err(Error::format(message).at_byte(self.at as u64));
         }
         Ok(name)
     }
@@ -110,7 +113,10 @@ impl<'a> Reader<'a> {
                 }
                 return Ok(None);
             }
-            other => return Err(Error::format(format!("GGUF value type {other} at byte {}", self.at))),
+            other => {
+                let message = format!("GGUF value type {other} at byte {}", self.at);
+                return Err(Error::format(message).at_byte(self.at as u64));
+            }
         };
         let bytes = self.take(size, "value")?;
         let bits = bytes.iter().rev().fold(0, |value: u64, &byte| value << 8 | u64::from(byte));

@@ -29,7 +29,7 @@ impl<'a> Record<'a> {
         let bytes = usize::try_from(at).ok().and_then(|at| file.get(at..at.checked_add(len)?));
         match bytes {
             Some(bytes) if bytes.starts_with(magic) => Ok(Self { bytes, what }),
-            _ => Err(Error::format(format!("zip: no {what} at byte {at}"))),
+            _ => Err(Error::format(format!("zip: no {what} at byte {at}")).at_byte(at)),
         }
     }
 
@@ -86,10 +86,9 @@ fn directory(file: &[u8]) -> Result<(Range<usize>, u64)> {
         .filter(|&end| end <= limit as u64)
         .map(|end| start as usize..end as usize)
         .ok_or_else(|| {
-            Error::format(format!(
-                "zip: a directory of {size} bytes at byte {start} of a file of {}",
-                file.len()
-            ))
+            let message =
+                format!("zip: a directory of {size} bytes at byte {start} of a file of {}", file.len());
+            Error::format(message).at_byte(start)
         })?;
     if count > (range.len() / CENTRAL_LEN) as u64 {
         return Err(Error::format(format!("zip: {count} entries in a directory of {} bytes", range.len())));
@@ -100,11 +99,12 @@ fn directory(file: &[u8]) -> Result<(Range<usize>, u64)> {
 /// The entries by name, with the place of their bytes in the file.
 pub(super) fn entries(file: &[u8]) -> Result<BTreeMap<&str, Range<usize>>> {
     let (directory, count) = directory(file)?;
-    let limit = directory.start;
+    let (limit, end) = (directory.start, directory.end);
     let mut left = &file[directory];
     let mut found = BTreeMap::new();
     for _ in 0..count {
-        let central = Record::at(left, 0, CENTRAL_LEN, CENTRAL, "entry in the directory")?;
+        let at = (end - left.len()) as u64;
+        let central = Record::at(&file[..end], at, CENTRAL_LEN, CENTRAL, "entry in the directory")?;
         let (flags, method) = (central.u16(8)?, central.u16(10)?);
         let (mut packed, mut size) = (central.u32(20)?, central.u32(24)?);
         let (name_len, extra_len, comment_len) = (central.u16(28)?, central.u16(30)?, central.u16(32)?);

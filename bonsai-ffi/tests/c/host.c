@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "check.h"
 
+#include <dirent.h>
 #include <pthread.h>
 
 struct host {
@@ -81,6 +82,21 @@ static void parallel_for(void *user, size_t n, void (*body)(void *context, size_
     }
 }
 
+/* Threads of this process; 1 where the system does not say. */
+static int threads(void) {
+    int count = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    const struct dirent *task;
+    if (tasks == NULL) {
+        return 1;
+    }
+    while ((task = readdir(tasks)) != NULL) {
+        count += task->d_name[0] != '.';
+    }
+    closedir(tasks);
+    return count;
+}
+
 int main(int argc, char **argv) {
     struct host host;
     bonsai_model_reader reader;
@@ -121,6 +137,8 @@ int main(int argc, char **argv) {
     host.reads = 0;
     OK(bonsai_generate(pipeline, &request, NULL, NULL, &result, &error));
     CHECK(host.reads == 0 && host.tasks > 0);
+    /* the library has started none of its own */
+    CHECK(threads() == 1);
 
     png = png_of(result, 0, &length);
     wanted = malloc(length + 1);

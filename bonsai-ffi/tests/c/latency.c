@@ -1,6 +1,7 @@
 /* How long a cancel takes, from the request to the return, in each stage: a measurement, not a test. Cancels come at random
  * moments that are spread over the stage.
- * usage: latency MODEL WIDTH HEIGHT ROUNDS [TAEF2]   with TAEF2 also in the previews that it paints */
+ * usage: latency MODEL WIDTH HEIGHT ROUNDS [TAEF2 [STAGE]]
+ * With TAEF2, unless it is "-", also in the previews that it paints; with STAGE only where a line's name begins so. */
 #define _POSIX_C_SOURCE 200809L
 #include "check.h"
 
@@ -105,6 +106,8 @@ static int by_size(const void *a, const void *b) {
 /* What is measured. */
 struct subject {
     const char *name, *model;
+    /* how the names of what is measured begin */
+    const char *only;
     bonsai_options options;
     /* NULL: opened for each run */
     bonsai_pipeline *pipeline;
@@ -160,6 +163,9 @@ static void measure(const struct subject *subject, long rounds) {
     struct watch watch;
     double length, most = 0;
     long i, count = 0;
+    if (strncmp(subject->name, subject->only, strlen(subject->only)) != 0) {
+        return;
+    }
     memset(&watch, 0, sizeof watch);
     CHECK(pthread_mutex_init(&watch.lock, NULL) == 0 && pthread_cond_init(&watch.begun, NULL) == 0);
     EXPECT(BONSAI_OK, bonsai_cancel_new(&watch.cancel, NULL));
@@ -225,11 +231,13 @@ static uint64_t least_memory(struct subject subject) {
 int main(int argc, char **argv) {
     struct subject subject;
     long rounds;
-    CHECK(argc == 5 || argc == 6);
+    const char *taef2;
+    CHECK(argc >= 5 && argc <= 7);
+    taef2 = argc > 5 && strcmp(argv[5], "-") != 0 ? argv[5] : NULL;
     rounds = atol(argv[4]);
     CHECK(rounds > 0 && rounds <= MAX_ROUNDS);
     memset(&subject, 0, sizeof subject);
-    subject.model = argv[1];
+    subject.model = argv[1], subject.only = argc > 6 ? argv[6] : "";
     EXPECT(BONSAI_OK, bonsai_options_init(&subject.options, sizeof subject.options));
     subject.request = small_request();
     subject.request.width = (uint32_t)atol(argv[2]), subject.request.height = (uint32_t)atol(argv[3]);
@@ -261,8 +269,8 @@ int main(int argc, char **argv) {
     subject.pipeline = NULL;
     subject.name = "preview, its map fitted", subject.stage = PREVIEW;
     measure(&subject, rounds);
-    if (argc == 6) {
-        subject.options.preview_decoder = argv[5];
+    if (taef2 != NULL) {
+        subject.options.preview_decoder = taef2;
         subject.pipeline = opened(&subject);
         subject.name = "preview, by TAEF2";
         measure(&subject, rounds);

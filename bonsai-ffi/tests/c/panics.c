@@ -77,6 +77,7 @@ int main(int argc, char **argv) {
     CHECK(ARMED && bonsai_error_message(error) == NULL);
     CHECK(ARMED && bonsai_error_stage(error) == NULL);
     CHECK(ARMED && bonsai_error_file(error) == NULL);
+    CHECK(ARMED && bonsai_error_offset(error) == -1);
     CHECK(strstr(bonsai_error_message(error), "no such") != NULL);
     bonsai_test_inject_panic(BONSAI_INJECT_AT_ENTRY);
     bonsai_error_free(NULL);

@@ -2,6 +2,8 @@
  * usage: table MODEL */
 #include "check.h"
 
+#include <signal.h>
+
 static const char bad_utf8[] = "tr\xff\xfe";
 
 /* A failed call whose error object says what its status says. */
@@ -46,6 +48,7 @@ static void misc(void) {
     CHECK(bonsai_error_message(NULL) == NULL);
     CHECK(bonsai_error_stage(NULL) == NULL);
     CHECK(bonsai_error_file(NULL) == NULL);
+    CHECK(bonsai_error_offset(NULL) == -1);
     bonsai_error_free(NULL);
 }
 
@@ -135,6 +138,31 @@ static void inits(void) {
             EXPECT(BONSAI_OK, call);                                         \
             CHECK(error == NULL);                                            \
         }                                                                    \
+    } while (0)
+
+/* A call that fills a struct, with sizes of every kind: a larger one is filled as far as this library goes, and cleared
+ * behind it. */
+#define FILLS(type, call)                                              \
+    do {                                                               \
+        union {                                                        \
+            type value;                                                \
+            unsigned char bytes[sizeof(type) + 64];                    \
+        } room;                                                        \
+        type *given = &room.value;                                     \
+        size_t i;                                                      \
+        memset(&room, 0xa5, sizeof room);                              \
+        room.value.struct_size = 0;                                    \
+        FAILS(BONSAI_E_INVALID_STRUCT, call);                          \
+        room.value.struct_size = (uint32_t)sizeof(type) - 4;           \
+        FAILS(BONSAI_E_INVALID_STRUCT, call);                          \
+        room.value.struct_size = UINT32_MAX;                           \
+        FAILS(BONSAI_E_INVALID_STRUCT, call);                          \
+        for (i = 4; i < sizeof room; i++) CHECK(room.bytes[i] == 0xa5); \
+        room.value.struct_size = (uint32_t)sizeof(type) + 32;          \
+        OK(call);                                                      \
+        CHECK(room.value.struct_size == sizeof(type) + 32);            \
+        for (i = 0; i < 32; i++) CHECK(room.bytes[sizeof(type) + i] == 0); \
+        CHECK(room.bytes[sizeof(type) + 32] == 0xa5);                  \
     } while (0)
 
 static int32_t nothing_to_read(void *user, const char *name, uint64_t offset, void *buffer, size_t length) {
@@ -229,7 +257,7 @@ static void opens(const char *model) {
     /* a folder that is no model, by a name that ends before its zero */
     EXPECT(BONSAI_E_NOT_FOUND, bonsai_pipeline_open("/dev/null and more", 4, NULL, &pipeline, &error));
     CHECK(pipeline == NULL && strstr(bonsai_error_message(error), "/dev") != NULL);
-    CHECK(strcmp(bonsai_error_stage(error), "open") == 0);
+    CHECK(strcmp(bonsai_error_stage(error), "open") == 0 && bonsai_error_offset(error) == -1);
     bonsai_error_free(error);
 
     EXPECT(BONSAI_OK, bonsai_model_reader_init(&reader, sizeof reader));
@@ -252,6 +280,9 @@ static void opens(const char *model) {
     twice[1].name = "bonsai.json";
     twice[1].size = 10;
     FAILS(BONSAI_E_IO, bonsai_pipeline_open_reader(&reader, NULL, &pipeline, &error));
+    EXPECT(BONSAI_E_IO, bonsai_pipeline_open_reader(&reader, NULL, &pipeline, &error));
+    CHECK(strcmp(bonsai_error_file(error), "bonsai.json") == 0 && bonsai_error_offset(error) == 0);
+    bonsai_error_free(error), error = NULL;
     twice[1].size = UINT64_MAX;
     FAILS(BONSAI_E_MODEL_FORMAT, bonsai_pipeline_open_reader(&reader, NULL, &pipeline, &error));
     reader.name = bad_utf8;
@@ -351,6 +382,7 @@ static void estimates(const char *model, const bonsai_pipeline *pipeline) {
     FAILS(BONSAI_E_NULL_ARG, bonsai_estimate(pipeline, &request, NULL, &error));
     larger.width = 17;
     FAILS(BONSAI_E_INVALID_ARG, bonsai_estimate(pipeline, &larger, &estimated, &error));
+    FILLS(bonsai_estimated, bonsai_estimate(pipeline, &request, given, &error));
     OK(bonsai_estimate(pipeline, &request, &estimated, &error));
     CHECK(estimated.steps == 2 && estimated.macs > 0 && estimated.expected_seconds > 0);
     CHECK(estimated.peak_bytes >= estimated.denoise_bytes && estimated.peak_bytes >= estimated.decode_bytes);
@@ -393,6 +425,7 @@ static void results(const bonsai_pipeline *pipeline) {
     FAILS(BONSAI_E_NULL_ARG, bonsai_result_image_view(result, 0, NULL, &error));
     FAILS(BONSAI_E_INVALID_ARG, bonsai_result_image_view(result, 2, &view, &error));
     FAILS(BONSAI_E_INVALID_ARG, bonsai_result_image_view(result, SIZE_MAX, &view, &error));
+    FILLS(bonsai_image_view, bonsai_result_image_view(result, 0, given, &error));
     OK(bonsai_result_image_view(result, 1, &view, &error));
     CHECK(view.width == 64 && view.height == 48 && view.channels == 3 && view.stride_bytes == 192);
     CHECK(view.length == 64 * 48 * 3 && view.format == BONSAI_FORMAT_RGB8 && view.struct_size == sizeof view);
@@ -441,6 +474,7 @@ static void results(const bonsai_pipeline *pipeline) {
     FAILS(BONSAI_E_NULL_ARG, bonsai_result_timings(NULL, 0, &timings, &error));
     FAILS(BONSAI_E_NULL_ARG, bonsai_result_timings(result, 0, NULL, &error));
     FAILS(BONSAI_E_INVALID_ARG, bonsai_result_timings(result, 2, &timings, &error));
+    FILLS(bonsai_timings, bonsai_result_timings(result, 0, given, &error));
     OK(bonsai_result_timings(result, 0, &timings, &error));
     CHECK(timings.steps == 2 && timings.denoise_seconds > 0 && timings.decode_seconds > 0);
     bonsai_result_free(result);
@@ -536,6 +570,37 @@ static void callbacks(const bonsai_pipeline *pipeline) {
     }
 }
 
+/* A signal handler may ask for a cancel. */
+static const bonsai_cancel *signalled;
+
+static void on_signal(int number) {
+    (void)number;
+    bonsai_cancel_request(signalled, BONSAI_CANCEL_NOW);
+}
+
+static int32_t send_signal(void *user, const bonsai_progress *progress) {
+    (void)user;
+    if (progress->stage == BONSAI_STAGE_DENOISE) {
+        CHECK(raise(SIGTERM) == 0);
+    }
+    return 0;
+}
+
+static void cancelled_by_signal(const bonsai_pipeline *pipeline) {
+    bonsai_callbacks callbacks;
+    bonsai_request request = small_request();
+    bonsai_result *result = NULL;
+    bonsai_cancel *cancel = NULL;
+
+    EXPECT(BONSAI_OK, bonsai_callbacks_init(&callbacks, sizeof callbacks));
+    EXPECT(BONSAI_OK, bonsai_cancel_new(&cancel, NULL));
+    callbacks.progress = send_signal, signalled = cancel;
+    CHECK(signal(SIGTERM, on_signal) != SIG_ERR);
+    FAILS(BONSAI_E_CANCELLED, bonsai_generate(pipeline, &request, &callbacks, cancel, &result, &error));
+    CHECK(result == NULL && signal(SIGTERM, SIG_DFL) != SIG_ERR);
+    bonsai_cancel_free(cancel);
+}
+
 static void cancelled_runs(const bonsai_pipeline *pipeline) {
     bonsai_request request = small_request();
     bonsai_result *result = NULL;
@@ -569,6 +634,7 @@ int main(int argc, char **argv) {
     estimates(argv[1], pipeline);
     callbacks(pipeline);
     cancelled_runs(pipeline);
+    cancelled_by_signal(pipeline);
     /* free, then new: nothing of the old one lingers */
     bonsai_pipeline_free(pipeline);
     pipeline = open_model(argv[1], 1);
