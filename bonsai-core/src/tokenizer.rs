@@ -1,12 +1,15 @@
 //! Prompt → token ids: byte-level BPE of Qwen and the chat template around every prompt.
 
-use std::borrow::Cow;
-use std::cmp::Reverse;
 use std::path::Path;
 use std::sync::Arc;
 
 use bonsai_kernels::{AlignedBuf, Allocator, SharedBytes};
-use fancy_regex::Regex;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
+    TokenizerImpl,
+};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::model_source::ModelFiles;
@@ -17,7 +20,6 @@ use crate::{Error, ErrorKind, Result};
 mod bpe;
 mod files;
 mod gguf;
-mod letters;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -30,22 +32,38 @@ use tables::{Head, Tables};
 /// Tokens without which the chat template would silently fall apart into letters.
 const TEMPLATE_TOKENS: [&str; 4] = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"];
 
-/// Letters and their marks as one character where there is one.
-fn nfc(text: &str) -> Cow<'_, str> {
-    if is_nfc_quick(text.chars()) == IsNormalized::Yes {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(text.nfc().collect())
+/// The parts by their own types: the library's `Tokenizer` is of wrappers that bring every other model's parts along.
+type Qwen = TokenizerImpl<Bpe, Nfc, SplitBytes, ByteLevel, ByteLevel>;
+
+/// Letters and their marks as one character where there is one. The library's own keeps track of where each character came
+/// from, by tables many times as large; nobody asks that here.
+struct Nfc;
+
+impl Normalizer for Nfc {
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        if is_nfc_quick(text.get().chars()) != IsNormalized::Yes {
+            *text = NormalizedString::from(text.get().nfc().collect::<String>());
+        }
+        Ok(())
+    }
+}
+
+/// Text in pieces by the pattern, each piece in letters that stand for bytes.
+struct SplitBytes {
+    split: Split,
+    bytes: ByteLevel,
+}
+
+impl PreTokenizer for SplitBytes {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
+        self.split.pre_tokenize(text)?;
+        self.bytes.pre_tokenize(text)
     }
 }
 
 /// Text ↔ token ids of one model.
 pub struct Tokenizer {
-    bpe: Bpe,
-    /// What a piece of text that is encoded by itself looks like.
-    pattern: Regex,
-    /// Tokens that are matched as a whole, before anything else, the longest first.
-    added: Vec<(String, u32)>,
+    inner: Qwen,
     pad_id: u32,
     vocab_size: usize,
 }
@@ -98,14 +116,18 @@ impl Tokenizer {
     fn build(tables: SharedBytes) -> Result<Self> {
         let (Head { pattern, pad_token, added }, tables) = Tables::open(tables)?;
         let vocab_size = tables.last_id().map_or(0, |id| id as usize + 1);
-        let pattern = Regex::new(&pattern).map_err(failed)?;
-        let id = |content: &str| tables.id_of(content).ok_or_else(|| no_token(content));
-        let mut added =
-            added.into_iter().map(|t| Ok((id(&t.content)?, t.content))).collect::<Result<Vec<_>>>()?;
-        added.sort_by_key(|(_, content)| Reverse(content.len()));
-        let added = added.into_iter().map(|(id, content)| (content, id)).collect();
+        let pattern = SplitPattern::Regex(pattern);
+        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
+        let bytes = ByteLevel::new(false, false, false);
 
-        let mut tokenizer = Self { bpe: Bpe::new(tables), pattern, added, pad_id: 0, vocab_size };
+        let mut inner = Qwen::new(Bpe::new(tables));
+        inner.with_normalizer(Some(Nfc)).map_err(failed)?;
+        inner.with_pre_tokenizer(Some(SplitBytes { split, bytes }));
+        inner.with_decoder(Some(bytes));
+        let added = added.into_iter().map(|t| AddedToken::from(t.content, t.special).normalized(false));
+        inner.add_tokens(added).map_err(failed)?;
+
+        let mut tokenizer = Self { inner, pad_id: 0, vocab_size };
         for token in TEMPLATE_TOKENS {
             tokenizer.single(token)?;
         }
@@ -154,40 +176,8 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::Tokenizer`] if the encoder refuses the text.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = Vec::new();
-        let mut rest = text;
-        while let Some((at, token, id)) = self.next_added(rest) {
-            self.encode_ordinary(&rest[..at], &mut ids)?;
-            ids.push(id);
-            rest = &rest[at + token.len()..];
-        }
-        self.encode_ordinary(rest, &mut ids)?;
-        Ok(ids)
-    }
-
-    /// The first added token of a text, and where it stands; of several at one place the longest.
-    fn next_added(&self, text: &str) -> Option<(usize, &str, u32)> {
-        text.char_indices().find_map(|(at, _)| {
-            let (token, id) = self.added.iter().find(|(token, _)| text[at..].starts_with(token))?;
-            Some((at, token.as_str(), *id))
-        })
-    }
-
-    /// Encodes text without added tokens, piece by piece; what lies between two matches of the pattern is a piece too.
-    fn encode_ordinary(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        let text = nfc(text);
-        let mut end = 0;
-        for found in self.pattern.find_iter(&text) {
-            let found = found.map_err(failed)?;
-            self.encode_piece(&text[end..found.start()], ids)?;
-            self.encode_piece(found.as_str(), ids)?;
-            end = found.end();
-        }
-        self.encode_piece(&text[end..], ids)
-    }
-
-    fn encode_piece(&self, piece: &str, ids: &mut Vec<u32>) -> Result<()> {
-        if piece.is_empty() { Ok(()) } else { self.bpe.encode(&letters::of_bytes(piece.as_bytes()), ids) }
+        let encoding = self.inner.encode_fast(text, false).map_err(failed)?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of `ids`, special tokens included; bytes that are not UTF-8 become U+FFFD.
@@ -195,14 +185,10 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for an id that is not in the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let mut bytes = Vec::new();
-        for &id in ids {
-            let token = self.bpe.text_of(id);
-            let token =
-                token.ok_or_else(|| Error::invalid(format!("token id {id} is not in the vocabulary")))?;
-            letters::add_bytes(token, &mut bytes);
+        if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
+            return Err(Error::invalid(format!("token id {id} is not in the vocabulary")));
         }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        self.inner.decode(ids, false).map_err(failed)
     }
 
     /// The id that fills a prompt up to its length.
@@ -224,10 +210,6 @@ fn in_a_mapping(bytes: &[u8]) -> Result<SharedBytes> {
     Ok(MappedFile::owned(copy).bytes())
 }
 
-fn failed(source: fancy_regex::Error) -> Error {
-    Error::new(ErrorKind::Tokenizer, "tokenizer: its pattern").with_source(source)
-}
-
-fn no_token(content: &str) -> Error {
-    Error::new(ErrorKind::Tokenizer, format!("added token `{content}`: expected it in the vocabulary"))
+fn failed(source: tokenizers::Error) -> Error {
+    Error::new(ErrorKind::Tokenizer, "tokenizer").with_source(source)
 }

@@ -1,11 +1,15 @@
-//! Byte-level BPE over [`Tables`], where they lie. Ranks, ties and results are those of the `tokenizers` crate.
+//! Byte-level BPE over [`Tables`], in the way of the `tokenizers` crate, whose own model would build three hash maps of
+//! all tokens and merges first. Ranks, ties and results are the same.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::path::{Path, PathBuf};
 
-use super::letters;
+use tokenizers::models::bpe::BpeTrainer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{Model, Token};
+
 use super::tables::Tables;
-use crate::{Error, ErrorKind, Result};
 
 /// The model: tokens, and which pairs of them are merged in which order.
 pub(super) struct Bpe {
@@ -38,7 +42,7 @@ impl Bpe {
     pub(super) fn new(tables: Tables) -> Self {
         let mut text = [0; 4];
         let letter = |c: char| Some((c, tables.id_of(c.encode_utf8(&mut text))?));
-        let letters = letters::alphabet().into_iter().filter_map(letter).collect();
+        let letters = ByteLevel::alphabet().into_iter().filter_map(letter).collect();
         Self { tables, letters }
     }
 
@@ -97,28 +101,45 @@ impl Bpe {
         pieces.retain(|piece| !piece.is_gone());
         pieces
     }
+}
 
-    /// Adds the ids of a word of letters.
-    ///
-    /// # Errors
-    /// When tables that are damaged merge to a token that is not there.
-    pub(super) fn encode(&self, word: &str, ids: &mut Vec<u32>) -> Result<()> {
+impl Model for Bpe {
+    type Trainer = BpeTrainer;
+
+    fn tokenize(&self, word: &str) -> tokenizers::Result<Vec<Token>> {
         if self.tables.ignore_merges()
             && let Some(id) = self.tables.id_of(word)
         {
-            ids.push(id);
-            return Ok(());
+            return Ok(vec![Token::new(id, word.to_owned(), (0, word.len()))]);
         }
-        for piece in self.merged(self.pieces(word)) {
-            if self.text_of(piece.id).is_none() {
-                return Err(Error::new(ErrorKind::Tokenizer, "a merge to a token that is not there"));
-            }
-            ids.push(piece.id);
-        }
-        Ok(())
+        let token = |piece: Piece| {
+            let value = self.tables.text_of(piece.id).ok_or("a merge to a token that is not there")?;
+            Ok(Token::new(piece.id, value.to_owned(), (piece.start, piece.end)))
+        };
+        self.merged(self.pieces(word)).into_iter().map(token).collect()
     }
 
-    pub(super) fn text_of(&self, id: u32) -> Option<&str> {
-        self.tables.text_of(id)
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.tables.id_of(token)
+    }
+
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        self.tables.text_of(id).map(str::to_owned)
+    }
+
+    fn get_vocab(&self) -> HashMap<String, u32> {
+        self.tables.iter().map(|(id, text)| (text.to_owned(), id)).collect()
+    }
+
+    fn get_vocab_size(&self) -> usize {
+        self.tables.len()
+    }
+
+    fn save(&self, _: &Path, _: Option<&str>) -> tokenizers::Result<Vec<PathBuf>> {
+        Err("these tables are written by `Parts`".into())
+    }
+
+    fn get_trainer(&self) -> BpeTrainer {
+        BpeTrainer::default()
     }
 }

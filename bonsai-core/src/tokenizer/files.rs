@@ -6,8 +6,8 @@ use std::path::Path;
 use bonsai_kernels::SharedBytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::letters;
 use crate::model_source::ModelFiles;
 use crate::{Error, ErrorKind, Result};
 
@@ -186,7 +186,7 @@ impl Parts {
             return bad("vocabulary: expected no empty token".into());
         }
         let mut letter = [0; 4];
-        for c in letters::alphabet() {
+        for c in ByteLevel::alphabet() {
             if !vocab.contains_key(&*c.encode_utf8(&mut letter)) {
                 return bad(format!("vocabulary: expected all 256 byte tokens, `{c}` is missing"));
             }
