@@ -119,13 +119,15 @@ impl ModelDir {
     /// When one is not.
     pub fn of_components(components: ComponentPaths) -> Result<Self> {
         components.expect_complete()?;
-        Ok(Self { root: PathBuf::new(), files: ModelFiles::disk(), components })
+        let files = ModelFiles::disk().with_final_modulation(components.final_modulation);
+        Ok(Self { root: PathBuf::new(), files, components })
     }
 
     /// The same with these components instead of its own.
     #[must_use]
     pub fn with_components(self, components: ComponentPaths) -> Self {
-        Self { components, ..self }
+        let files = self.files.with_final_modulation(components.final_modulation);
+        Self { components, files, ..self }
     }
 
     /// The same, whose reading ends soon after the token is set.

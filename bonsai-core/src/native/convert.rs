@@ -7,8 +7,9 @@ use bonsai_kernels::SharedBytes;
 use bonsai_kernels::weights::{FloatType, Weights as Matrix};
 use serde_json::{Value, json};
 
+use super::gguf_names::text_encoder_keys;
 use super::safetensors_writer::{self, Data, Tensor, dtype_name};
-use super::{ALIGN, FORMAT, Item, ROLES, TOKENIZER, VERSION, floats, gguf_writer};
+use super::{ALIGN, FORMAT, Item, ROLES, TOKENIZER, VERSION, floats, gguf_names, gguf_writer};
 use crate::LatentRgb;
 use crate::config::read_json;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +17,7 @@ use crate::model::default_taps;
 use crate::model_dir::ModelDir;
 use crate::nn::Conv;
 use crate::text_encoder::{Qwen3, Qwen3Config};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{GgufTokenizer, Tokenizer};
 use crate::transformer::{Flux2Config, Flux2Transformer};
 use crate::vae::{Vae, VaeConfig};
 use crate::weights::Component;
@@ -26,7 +27,8 @@ use crate::weights::Component;
 pub enum Target {
     /// One file in the layout of the kernels.
     Native,
-    /// A directory with transformer and text encoder as GGUF: Q1_0, Q2_0 and Q4_1 where they are exact, else F32.
+    /// A directory with transformer and text encoder as GGUF, under the names that other programs look for: Q1_0, Q2_0
+    /// and Q4_1 where they are exact, else F32.
     Gguf,
     /// A directory of half-precision checkpoints in the layout of diffusers: exact for binary and ternary weights,
     /// rounded to bf16 for affine ones.
@@ -43,6 +45,7 @@ struct Source<'a> {
     /// By name: configs and side files.
     texts: BTreeMap<String, String>,
     items: Vec<(&'static str, Vec<(String, Item)>)>,
+    text_encoder: Option<Qwen3Config>,
 }
 
 /// Writes the model in `input` to `output`, which must not exist; it appears whole or not at all.
@@ -92,6 +95,7 @@ impl<'a> Source<'a> {
         };
         keep(&dir.root().join("bonsai.json"), "bonsai.json".to_owned())?;
         let mut items = Vec::new();
+        let mut text_encoder = None;
         // configs of components that have none, as their weights tell them
         let mut detected: BTreeMap<String, Value> = BTreeMap::new();
         for role in ROLES {
@@ -117,7 +121,8 @@ impl<'a> Source<'a> {
                     let needed = taps.last().copied().unwrap_or(0);
                     let all = weights.count("layers").min(config.num_hidden_layers);
                     let last = if target == Target::Native { needed } else { all.max(needed) };
-                    Qwen3::load(&weights, config, last)?;
+                    Qwen3::load(&weights, config.clone(), last)?;
+                    text_encoder = Some(config);
                     items.push((role, weights.recorded()));
                 }
                 _ => {
@@ -144,7 +149,7 @@ impl<'a> Source<'a> {
             config["decoder_block_out_channels"] = decoder_channels;
             *text = config.to_string();
         }
-        Ok(Self { dir, texts, items })
+        Ok(Self { dir, texts, items, text_encoder })
     }
 }
 
@@ -213,17 +218,31 @@ fn dense_type(matrix: &Matrix) -> Result<FloatType> {
     }
 }
 
+/// A component as one GGUF file; `None` for one that other programs do not read from GGUF.
+fn gguf(source: &Source<'_>, role: &str, items: &[(String, Item)], folder: &Path) -> Result<Option<()>> {
+    let (component, architecture, keys) = match (role, &source.text_encoder) {
+        ("transformer", _) => (Component::Transformer, "flux", Vec::new()),
+        ("text_encoder", Some(config)) => {
+            let layer = |name: &str| name.strip_prefix("layers.")?.split('.').next()?.parse::<usize>().ok();
+            let layers = items.iter().filter_map(|(name, _)| layer(name)).max().map_or(0, |last| last + 1);
+            let tables = Tokenizer::tables(source.dir.files(), &source.dir.tokenizer()?)?;
+            let tokenizer = GgufTokenizer::from_tables(tables, config.vocab_size)?;
+            (Component::TextEncoder, "qwen3", text_encoder_keys(config, layers, tokenizer))
+        }
+        _ => return Ok(None),
+    };
+    let tensors = gguf_names::tensors(component, items)?;
+    write_file(&folder.join("model.gguf"), |out| gguf_writer::write(out, architecture, &keys, &tensors))
+        .map(Some)
+}
+
 fn directory(source: &Source<'_>, root: &Path, target: Target) -> Result<()> {
     fs::create_dir(root).map_err(|e| Error::io(root, e))?;
     for (role, items) in &source.items {
         let folder = root.join(role);
         fs::create_dir(&folder).map_err(|e| Error::io(&folder, e))?;
         let prefix = if *role == "text_encoder" { "model." } else { "" };
-        if target == Target::Gguf && *role != "vae" {
-            let architecture = if *role == "transformer" { "flux" } else { "qwen3" };
-            write_file(&folder.join("model.gguf"), |out| {
-                gguf_writer::write(out, architecture, prefix, items)
-            })?;
+        if target == Target::Gguf && gguf(source, role, items, &folder)?.is_some() {
             continue;
         }
         let tensors: Vec<Tensor> =
