@@ -65,13 +65,10 @@ impl ModelSizes {
         if plan.prompts > 0 {
             decode += prompt;
         }
-        let stage = |stage, mapped_bytes, activation_bytes, (macs, linear_macs)| StageEstimate {
-            stage,
-            peak_bytes: base + mapped_bytes + activation_bytes,
-            mapped_bytes,
-            activation_bytes,
-            macs,
-            linear_macs,
+        let stage = |stage, mapped, activation_bytes, (macs, linear_macs)| {
+            let mapped_bytes = if plan.keep_weights { self.mapped } else { mapped };
+            let peak_bytes = base + mapped_bytes + activation_bytes;
+            StageEstimate { stage, peak_bytes, mapped_bytes, activation_bytes, macs, linear_macs }
         };
         let stages = vec![
             stage(Stage::TextEncode, self.layer, retaining(encode, RETAINED), encode_macs),
@@ -104,8 +101,9 @@ impl ModelSizes {
     fn preview(&self, (width, height): (usize, usize), s: &Setting<'_>) -> u64 {
         let factor = 1 << (self.vae.block_out_channels.len() - 1);
         let (h, w) = (height / factor, width / factor);
-        let bytes =
-            |c: &VaeConfig| vae::tiny_decode_cost(c.decoder_channels()[0], c, h, w, (s.threads, s.factors)).0;
+        let bytes = |(c, channels): &(VaeConfig, usize)| {
+            vae::tiny_decode_cost(*channels, c, h, w, (s.threads, s.factors)).0
+        };
         self.preview_decoder.as_ref().map_or(0, bytes)
     }
 
