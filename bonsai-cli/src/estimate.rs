@@ -130,6 +130,9 @@ pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
     if args.measure {
         measure(args, &choice, isa, &request, &mut report)?;
     }
+    if args.engine.keep_weights && !report.keep_weights {
+        print::stderr("note: --keep-weights: the budget has no room for them");
+    }
     if args.json { print::json(&report) } else { print::stdout(&table(&report)) }
 }
 

@@ -163,6 +163,33 @@ fn bad_packs_are_errors_and_outputs_are_never_overwritten() {
 }
 
 #[test]
+fn an_unpacked_directory_is_what_diffusers_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    // with and without the files that only diffusers reads
+    let bare = model(dir.path(), "transformer");
+    for (source, name) in [(Path::new(GOLDEN), "whole"), (bare.as_path(), "bare")] {
+        let pack = dir.path().join(format!("{name}.safetensors"));
+        convert(source, &pack, Target::Native).unwrap();
+        for source in [source, &pack] {
+            let to = dir.path().join("unpacked");
+            convert(source, &to, Target::Unpacked).unwrap();
+            let read = |root: &Path, file: &str| -> serde_json::Value {
+                serde_json::from_str(&fs::read_to_string(root.join(file)).unwrap()).unwrap()
+            };
+            let golden = |file: &str| read(Path::new(GOLDEN), file);
+            assert_eq!(read(&to, "model_index.json"), golden("model_index.json"));
+            let scheduler = read(&to, "scheduler/scheduler_config.json");
+            let whole = golden("scheduler/scheduler_config.json");
+            for (key, value) in scheduler.as_object().unwrap() {
+                assert_eq!(&whole[key], value, "{key}");
+            }
+            assert!(scheduler["use_dynamic_shifting"].as_bool().unwrap());
+            fs::remove_dir_all(&to).unwrap();
+        }
+    }
+}
+
+#[test]
 fn gguf_files_stand_by_themselves() {
     let dir = tempfile::tempdir().unwrap();
     let to = dir.path().join("gguf");

@@ -39,6 +39,34 @@ pub enum Target {
 const TOKENIZER_FILES: [&str; 5] =
     ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "tokenizer.tables"];
 const MAX_SMALL: u64 = 256 << 20;
+/// What diffusers opens a directory by.
+const MODEL_INDEX: &str = "model_index.json";
+const SCHEDULER: &str = "scheduler/scheduler_config.json";
+
+/// These two of FLUX.2 Klein, for a directory whose source had none.
+fn pipeline_files() -> [(&'static str, Value); 2] {
+    let index = json!({
+        "_class_name": "Flux2KleinPipeline",
+        "is_distilled": true,
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen3ForCausalLM"],
+        "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+        "transformer": ["diffusers", "Flux2Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLFlux2"],
+    });
+    let scheduler = json!({
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "base_image_seq_len": 256,
+        "base_shift": 0.5,
+        "max_image_seq_len": 4096,
+        "max_shift": 1.15,
+        "num_train_timesteps": 1000,
+        "shift": 3.0,
+        "time_shift_type": "exponential",
+        "use_dynamic_shifting": true,
+    });
+    [(MODEL_INDEX, index), (SCHEDULER, scheduler)]
+}
 
 struct Source<'a> {
     dir: &'a ModelDir,
@@ -93,7 +121,9 @@ impl<'a> Source<'a> {
             }
             Ok(())
         };
-        keep(&dir.root().join("bonsai.json"), "bonsai.json".to_owned())?;
+        for name in ["bonsai.json", MODEL_INDEX, SCHEDULER] {
+            keep(&dir.root().join(name), name.to_owned())?;
+        }
         let mut items = Vec::new();
         let mut text_encoder = None;
         // configs of components that have none, as their weights tell them
@@ -252,6 +282,11 @@ fn directory(source: &Source<'_>, root: &Path, target: Target) -> Result<()> {
         write_file(&folder.join(format!("{name}.safetensors")), |out| {
             safetensors_writer::write(out, &tensors, &metadata, &|_| None, 1)
         })?;
+    }
+    let folder = root.join("scheduler");
+    fs::create_dir(&folder).map_err(|e| Error::io(&folder, e))?;
+    for (name, value) in pipeline_files().into_iter().filter(|(name, _)| !source.texts.contains_key(*name)) {
+        write_file(&root.join(name), |out| out.write_all(value.to_string().as_bytes()))?;
     }
     for (name, text) in &source.texts {
         let mut value: Value = serde_json::from_str(text).unwrap_or_else(|_| json!({}));
