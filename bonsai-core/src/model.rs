@@ -164,6 +164,7 @@ impl Model {
             text_encoder: (&text_encoder_weights, text_encoder.config()),
             vae: (&weights, vae.config()),
             preview_decoder: preview.as_ref().map(|(weights, decoder)| (weights, decoder.config())),
+            tokenizer_is_parsed: !dir.has_tokenizer_tables(),
             taps: &taps,
             max_sequence_length,
             size,

@@ -385,6 +385,11 @@ impl ModelDir {
         })
     }
 
+    /// Whether the tokenizer lies there in a form that is used in place, and is not made of other files.
+    pub(crate) fn has_tokenizer_tables(&self) -> bool {
+        self.tokenizer().is_ok_and(|dir| self.files.exists(&dir.join("tokenizer.tables")))
+    }
+
     /// The weights of a component of this model.
     ///
     /// # Errors

@@ -22,6 +22,8 @@ pub(crate) struct ModelSizes {
     pub(super) max_sequence_length: usize,
     pub(super) size: (usize, usize),
     pub(super) steps: usize,
+    /// Whether the tokenizer's tables are made of other files.
+    pub(super) tokenizer_is_parsed: bool,
     /// Copies of weights, all components together.
     pub(super) copied: u64,
     /// The largest that is mapped of one block of the transformer.
@@ -40,6 +42,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) text_encoder: (&'a Weights, &'a Qwen3Config),
     pub(crate) vae: (&'a Weights, &'a VaeConfig),
     pub(crate) preview_decoder: Option<(&'a Weights, &'a VaeConfig)>,
+    pub(crate) tokenizer_is_parsed: bool,
     pub(crate) taps: &'a [usize],
     pub(crate) max_sequence_length: usize,
     pub(crate) size: (usize, usize),
@@ -74,6 +77,7 @@ impl ModelSizes {
             text_encoder: (&text_encoder, &text_encoder_config),
             vae: (&vae, &vae_config),
             preview_decoder: preview.as_ref().map(|(weights, config)| (weights, config)),
+            tokenizer_is_parsed: !dir.has_tokenizer_tables(),
             taps: &taps.unwrap_or_else(|| default_taps(&text_encoder_config)),
             max_sequence_length: options
                 .max_sequence_length
@@ -126,6 +130,7 @@ impl ModelSizes {
             max_sequence_length: parts.max_sequence_length,
             size: parts.size,
             steps: parts.steps,
+            tokenizer_is_parsed: parts.tokenizer_is_parsed,
             copied: copied.iter().chain(&outside).map(|f| f.copied).sum(),
             block: double.mapped.max(single.mapped),
             embedder: outside.iter().map(|f| f.mapped).max().unwrap_or(0),
