@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bonsai_core::{
-    ActivationPrecision, ComponentPaths, Error, ErrorKind, Isa, Meter, Pipeline, PipelineOptions, VaePath,
+    ActivationPrecision, ComponentPaths, Error, ErrorKind, FinalModulation, Isa, Meter, Pipeline,
+    PipelineOptions, VaePath,
 };
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -25,6 +26,10 @@ pub struct EngineArgs {
     /// The most memory to use, for example 1G: the plan keeps it, or says what would do
     #[arg(long, value_name = "BYTES", value_parser = crate::bytes::parse)]
     pub max_memory: Option<u64>,
+    /// Keep weights in memory once they were read, as far as --max-memory allows it: a little faster, in as much more
+    /// memory as the model is large
+    #[arg(long)]
+    pub keep_weights: bool,
     #[command(flatten)]
     pub components: ComponentArgs,
 }
@@ -45,12 +50,18 @@ pub struct ComponentArgs {
     /// Tokenizer: tokenizer.json, or a folder that holds it
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
+    /// Order of the halves of the transformer's last modulation [default: that of the file's naming]. A file that was
+    /// renamed from diffusers' names to BFL's and nothing else needs scale-shift: without it pictures are pale and noisy
+    #[arg(long, value_name = "ORDER", value_parser = PossibleValuesParser::new(FinalModulation::ALL.map(|(name, _)| name)))]
+    final_modulation: Option<String>,
 }
 
 impl ComponentArgs {
     pub fn paths(&self) -> ComponentPaths {
-        let Self { transformer, text_encoder, vae, tokenizer } = self.clone();
-        ComponentPaths { transformer, text_encoder, vae, tokenizer }
+        let Self { transformer, text_encoder, vae, tokenizer, final_modulation } = self.clone();
+        // clap has seen to the name
+        let final_modulation = final_modulation.as_deref().and_then(FinalModulation::named);
+        ComponentPaths { transformer, text_encoder, vae, tokenizer, final_modulation }
     }
 }
 
@@ -120,6 +131,7 @@ impl EngineArgs {
         let options = PipelineOptions {
             threads: self.threads.map(usize::from),
             max_memory: self.max_memory,
+            keep_weights: self.keep_weights,
             components: self.components.paths(),
             ..options
         };

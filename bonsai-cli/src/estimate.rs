@@ -50,6 +50,8 @@ struct Report {
     strips: usize,
     /// Prompts that are kept for further pictures, at most.
     prompts: usize,
+    /// Whether mapped weights stay in memory once they were read.
+    keep_weights: bool,
     base_bytes: u64,
     /// Of these: weights that are prepared once and kept.
     prepared_bytes: u64,
@@ -94,6 +96,7 @@ pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
         isa: Some(isa),
         precision: args.kernel.precision(),
         max_memory: args.engine.max_memory,
+        keep_weights: args.engine.keep_weights,
         components: args.engine.components.paths(),
         ..PipelineOptions::default()
     };
@@ -115,6 +118,7 @@ pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
         precision: args.kernel.precision().name(),
         strips: estimate.plan.strips,
         prompts: estimate.plan.prompts,
+        keep_weights: estimate.plan.keep_weights,
         base_bytes: estimate.base_bytes,
         prepared_bytes: estimate.copied_bytes,
         stages: estimate.stages.iter().map(StageReport::from).collect(),
@@ -125,6 +129,9 @@ pub fn run(args: &EstimateArgs) -> Result<(), Failure> {
     };
     if args.measure {
         measure(args, &choice, isa, &request, &mut report)?;
+    }
+    if args.engine.keep_weights && !report.keep_weights {
+        print::stderr("note: --keep-weights: the budget has no room for them");
     }
     if args.json { print::json(&report) } else { print::stdout(&table(&report)) }
 }
@@ -187,10 +194,12 @@ fn table(r: &Report) -> String {
         0 => "decoder in one piece".to_owned(),
         n => format!("{} of the decoder made twice, in strips", print::count(n, "upsampling")),
     };
+    let in_files = if r.keep_weights { ", and kept in memory" } else { "" };
     let weights = match r.prepared_bytes {
+        0 if r.keep_weights => format!("used where they lie in the files{in_files}"),
         0 => "used where they lie in the files; a further picture costs page faults".to_owned(),
         bytes => format!(
-            "{} of them prepared once on opening and kept for further pictures; the rest used in the files",
+            "{} of them prepared once on opening and kept for further pictures; the rest used in the files{in_files}",
             print::bytes(bytes)
         ),
     };

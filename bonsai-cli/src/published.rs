@@ -7,7 +7,7 @@ pub struct PublishedFile {
     pub what: &'static str,
 }
 
-const FILES: [PublishedFile; 3] = [
+const FILES: [PublishedFile; 4] = [
     PublishedFile {
         bytes: 1_425_271_472,
         sha256: "b21737bdf02690b7d662907781c4dc8b8bf22a2c98b823b1ca3336f48371a84f",
@@ -17,6 +17,11 @@ const FILES: [PublishedFile; 3] = [
         bytes: 7_751_109_712,
         sha256: "fa5fd18239aadc41d3bec64810479fd3aed5182946f70e2d894f747cf4e35964",
         what: "the transformer of Bonsai Image 4B, ternary in 16-bit numbers",
+    },
+    PublishedFile {
+        bytes: 2_263_022_529,
+        sha256: "e240c0bdc0ebb0681bf0da0f98d9719fd6ebe269a3633f81542c13e81345651d",
+        what: "the text encoder of Bonsai Image 4B, 4 bits, MLX pack",
     },
     PublishedFile {
         bytes: 168_120_878,

@@ -17,6 +17,30 @@ pub struct ComponentPaths {
     /// The tokenizer: `tokenizer.json`, a folder that holds it, or a GGUF text encoder. It is not needed where the text
     /// encoder brings one.
     pub tokenizer: Option<PathBuf>,
+    /// How the transformer's file orders its last modulation, where that is not the order of its naming.
+    pub final_modulation: Option<FinalModulation>,
+}
+
+/// Order of the halves of the transformer's last modulation (`norm_out.linear`, `final_layer.adaLN_modulation.1`).
+/// Diffusers writes the scale first, BFL the shift; files that were renamed from one to the other and nothing else have
+/// the other's order, and nothing in them says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinalModulation {
+    /// The order of diffusers.
+    ScaleShift,
+    /// The order of BFL.
+    ShiftScale,
+}
+
+impl FinalModulation {
+    /// Both, with the names by which options call them.
+    pub const ALL: [(&'static str, Self); 2] =
+        [("scale-shift", Self::ScaleShift), ("shift-scale", Self::ShiftScale)];
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(own, _)| *own == name).map(|(_, order)| order)
+    }
 }
 
 /// Which VAE is meant.

@@ -72,7 +72,7 @@ pub mod vae;
 pub mod weights;
 
 pub use bonsai_kernels as kernels;
-pub use component_paths::{ComponentPaths, VaePath};
+pub use component_paths::{ComponentPaths, FinalModulation, VaePath};
 pub use context::{Context, OnPart, Probe};
 pub use error::{Error, ErrorKind, Result};
 pub use estimate::{Estimate, Plan, Stage, StageEstimate, estimate, estimate_source};

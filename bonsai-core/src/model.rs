@@ -7,7 +7,7 @@ use bonsai_kernels::Cpu;
 
 use crate::config::read_json;
 use crate::error::{Error, Result};
-use crate::estimate::{ModelSizes, Parts};
+use crate::estimate::{ModelSizes, Parts, Plan};
 use crate::model_dir::ModelDir;
 use crate::options::PipelineOptions;
 use crate::preview::LatentRgb;
@@ -65,6 +65,13 @@ impl Pages {
     /// Lets them leave memory until the next picture.
     pub(crate) fn release(&self) {
         self.0.iter().for_each(|map| map.release());
+    }
+
+    /// The same, unless the plan is that they stay.
+    pub(crate) fn release_by(&self, plan: Plan) {
+        if !plan.keep_weights {
+            self.release();
+        }
     }
 }
 
@@ -157,6 +164,7 @@ impl Model {
             text_encoder: (&text_encoder_weights, text_encoder.config()),
             vae: (&weights, vae.config()),
             preview_decoder: preview.as_ref().map(|(weights, decoder)| (weights, decoder.config())),
+            tokenizer_is_parsed: !dir.has_tokenizer_tables(),
             taps: &taps,
             max_sequence_length,
             size,

@@ -119,13 +119,15 @@ impl ModelDir {
     /// When one is not.
     pub fn of_components(components: ComponentPaths) -> Result<Self> {
         components.expect_complete()?;
-        Ok(Self { root: PathBuf::new(), files: ModelFiles::disk(), components })
+        let files = ModelFiles::disk().with_final_modulation(components.final_modulation);
+        Ok(Self { root: PathBuf::new(), files, components })
     }
 
     /// The same with these components instead of its own.
     #[must_use]
     pub fn with_components(self, components: ComponentPaths) -> Self {
-        Self { components, ..self }
+        let files = self.files.with_final_modulation(components.final_modulation);
+        Self { components, files, ..self }
     }
 
     /// The same, whose reading ends soon after the token is set.
@@ -381,6 +383,11 @@ impl ModelDir {
         gguf.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("{}: no tokenizer/tokenizer.json", self.root.display()))
         })
+    }
+
+    /// Whether the tokenizer lies there in a form that is used in place, and is not made of other files.
+    pub(crate) fn has_tokenizer_tables(&self) -> bool {
+        self.tokenizer().is_ok_and(|dir| self.files.exists(&dir.join("tokenizer.tables")))
     }
 
     /// The weights of a component of this model.

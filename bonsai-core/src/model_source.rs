@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bonsai_kernels::{AlignedBuf, Allocator, CancelToken, KernelError, SharedBytes, SystemAllocator};
 
+use crate::component_paths::FinalModulation;
 use crate::error::{Error, ErrorKind, Result};
 use crate::native::NativePack;
 use crate::weights::{MappedFile, TensorFile};
@@ -39,6 +40,7 @@ pub(crate) struct ModelFiles {
     native: Option<Arc<NativePack>>,
     allocator: Arc<dyn Allocator>,
     cancel: CancelToken,
+    final_modulation: Option<FinalModulation>,
 }
 
 impl fmt::Debug for ModelFiles {
@@ -49,7 +51,13 @@ impl fmt::Debug for ModelFiles {
 
 impl ModelFiles {
     pub(crate) fn disk() -> Self {
-        Self { source: None, native: None, allocator: Arc::new(SystemAllocator), cancel: CancelToken::new() }
+        Self {
+            source: None,
+            native: None,
+            allocator: Arc::new(SystemAllocator),
+            cancel: CancelToken::new(),
+            final_modulation: None,
+        }
     }
 
     /// Files of weights go to buffers of this allocator.
@@ -65,6 +73,15 @@ impl ModelFiles {
     /// The same, whose reading ends soon after the token is set.
     pub(crate) fn with_cancel(self, cancel: CancelToken) -> Self {
         Self { cancel, ..self }
+    }
+
+    /// The same with transformers whose last modulation has this order, whatever their naming is.
+    pub(crate) fn with_final_modulation(self, order: Option<FinalModulation>) -> Self {
+        Self { final_modulation: order, ..self }
+    }
+
+    pub(crate) fn final_modulation(&self) -> Option<FinalModulation> {
+        self.final_modulation
     }
 
     pub(crate) fn cancel(&self) -> &CancelToken {

@@ -6,6 +6,7 @@ use bonsai_kernels::{Allocator, CancelToken, Cpu, Isa, Meter, ParallelFor, Rayon
 
 use crate::component_paths::{ComponentPaths, VaePath};
 use crate::error::{Error, ErrorKind, Result};
+use crate::estimate::Wishes;
 use crate::page_allocator::PageAllocator;
 use crate::prompt_cache::DEFAULT_PROMPTS;
 
@@ -29,6 +30,9 @@ pub struct PipelineOptions {
     /// The most memory that this process may have resident while a picture is made, in bytes. The plan keeps it or the
     /// request is refused; without it, a plan is fast as long as it takes no more than 1.2 GB.
     pub max_memory: Option<u64>,
+    /// Whether mapped weights stay in memory once they were read, where the budget allows it: a little faster, in as much
+    /// more memory as the model is large. Without it they leave memory after each layer and block.
+    pub keep_weights: bool,
     /// Prompts whose embeddings are kept for the next picture of the same words: at most so many, and at most 32 MiB of
     /// them; 4 when `None`, and none at all with 0. A plan that must save memory keeps none.
     pub cached_prompts: Option<usize>,
@@ -60,8 +64,12 @@ impl PipelineOptions {
         Self { parallel_for: Some(Arc::new(RayonThreads::shared(pool))), ..self }
     }
 
-    pub(crate) fn prompts(&self) -> usize {
-        self.cached_prompts.unwrap_or(DEFAULT_PROMPTS)
+    pub(crate) fn wishes(&self) -> Wishes {
+        Wishes {
+            max_memory: self.max_memory,
+            prompts: self.cached_prompts.unwrap_or(DEFAULT_PROMPTS),
+            keep_weights: self.keep_weights,
+        }
     }
 
     pub(crate) fn allocator(&self) -> Arc<dyn Allocator> {

@@ -9,7 +9,7 @@ use bonsai_kernels::{CancelToken, Cpu};
 
 use crate::context::Context;
 use crate::error::{Error, ErrorKind, Result};
-use crate::estimate::{Estimate, Plan, Setting};
+use crate::estimate::{Estimate, Plan, Setting, Wishes};
 use crate::image::{Image, Recipe, RecipeModel};
 use crate::latents::Latents;
 use crate::model::{Defaults, Model, check_length, check_taps};
@@ -31,9 +31,8 @@ use crate::vae::{Tiling, Vae};
 pub struct Pipeline {
     model: Arc<Model>,
     cpu: Cpu,
-    max_memory: Option<u64>,
+    wishes: Wishes,
     prompts: Arc<PromptCache>,
-    most_prompts: usize,
 }
 
 /// A prompt as the transformer reads it.
@@ -140,8 +139,7 @@ impl Pipeline {
         let cpu = options.cpu()?;
         let dir = dir()?.with_cancel(options.cancel.clone());
         let model = Arc::new(Model::load(&dir, options, &cpu)?);
-        let (max_memory, most_prompts) = (options.max_memory, options.prompts());
-        Ok(Self { model, cpu, max_memory, prompts: Arc::default(), most_prompts })
+        Ok(Self { model, cpu, wishes: options.wishes(), prompts: Arc::default() })
     }
 
     /// Opens a model whose files a host keeps. Weights are read into buffers of the host's allocator, whole.
@@ -169,7 +167,8 @@ impl Pipeline {
     /// The same pipeline, which reads each prompt anew and keeps none.
     #[must_use]
     pub fn without_prompt_cache(&self) -> Self {
-        Self { prompts: Arc::default(), most_prompts: 0, ..self.clone() }
+        let wishes = Wishes { prompts: 0, ..self.wishes };
+        Self { prompts: Arc::default(), wishes, ..self.clone() }
     }
 
     /// What a picture will take, by the plan that [`Pipeline::generate`] will follow. The work of the text encoder is
@@ -180,7 +179,7 @@ impl Pipeline {
     pub fn estimate(&self, request: &Request) -> Result<Estimate> {
         let key = self.prompt_key(request);
         let beside = |bytes, most| self.prompts.bytes_beside(&key, bytes, most);
-        let mut setting = Setting::new(&self.cpu, self.max_memory, self.most_prompts);
+        let mut setting = Setting::new(&self.cpu, &self.wishes);
         setting.prompts_beside = &beside;
         self.model.sizes.plan(request, &setting)
     }
@@ -259,7 +258,7 @@ impl Pipeline {
         taps: &[usize],
         max_sequence_length: usize,
     ) -> Result<PromptEmbeds> {
-        self.embed(prompt, taps, max_sequence_length, &mut |_| Ok(()))
+        self.embed(prompt, taps, max_sequence_length, Plan::default(), &mut |_| Ok(()))
     }
 
     fn embed(
@@ -267,6 +266,7 @@ impl Pipeline {
         prompt: &str,
         taps: &[usize],
         max_sequence_length: usize,
+        plan: Plan,
         notify: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<PromptEmbeds> {
         check_length(max_sequence_length, self.text_encoder().config())?;
@@ -277,7 +277,7 @@ impl Pipeline {
         // each layer is read once for each prompt, so that it need not stay
         let [text_encoder_pages, ..] = &self.model.pages;
         let mut on_part = |layer, layers| {
-            text_encoder_pages.release();
+            text_encoder_pages.release_by(plan);
             notify(Event::TextEncode { layer, layers })
         };
         let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
@@ -529,7 +529,7 @@ impl Pipeline {
         let mut started = Instant::now();
         let sigmas: Vec<f32> = schedule.steps().map(|step| step.sigma).collect();
         let mut on_part = |_, _| {
-            transformer_pages.release();
+            transformer_pages.release_by(plan);
             Ok(())
         };
         let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
@@ -539,7 +539,7 @@ impl Pipeline {
         for step in &schedule {
             let mut on_part = |block, blocks| {
                 // each block is read once a step, so that it need not stay
-                transformer_pages.release();
+                transformer_pages.release_by(plan);
                 notify(observer, Event::Step { step: step.index, steps, block, blocks })
             };
             let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
@@ -555,12 +555,12 @@ impl Pipeline {
             started = Instant::now();
         }
         drop((scratch, conditioning));
-        transformer_pages.release();
+        transformer_pages.release_by(plan);
 
         let started = Instant::now();
         let tiling = request.vae_tiling.then(|| self.vae().default_tiling());
         let mut on_part = |part, parts| {
-            vae_pages.release();
+            vae_pages.release_by(plan);
             notify(observer, Event::Decode { part, parts })
         };
         let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
@@ -568,7 +568,7 @@ impl Pipeline {
         observer.decoded(picture.view());
         let image = Image::from_decoded(width, height, picture.as_slice());
         timings.vae_decode = started.elapsed();
-        vae_pages.release();
+        vae_pages.release_by(plan);
 
         let recipe = Recipe {
             schema: Recipe::SCHEMA,
@@ -603,10 +603,10 @@ impl Pipeline {
             return Ok(prompt);
         }
         let PromptEmbeds { embeds, tokens, cut } =
-            self.embed(&key.prompt, &key.taps, key.max_sequence_length, &mut notify)?;
+            self.embed(&key.prompt, &key.taps, key.max_sequence_length, plan, &mut notify)?;
         let [_, transformer_pages, _] = &self.model.pages;
         let projected = self.transformer().project(&mut Context::new(&self.cpu), embeds.view())?;
-        transformer_pages.release();
+        transformer_pages.release_by(plan);
         let prompt = ReadPrompt { projected: Arc::new(projected), tokens, cut };
         self.prompts.put(key.clone(), prompt.clone(), plan.prompts);
         Ok(prompt)

@@ -26,6 +26,8 @@ mod tests;
 
 use bpe::Bpe;
 use files::Parts;
+pub(crate) use gguf::GgufTokenizer;
+
 pub use files::{QWEN_ADDED_TOKENS, QWEN_SPECIAL_TOKENS, QWEN_SPLIT_PATTERN};
 use tables::{Head, Tables};
 

@@ -97,7 +97,7 @@ fn a_model_of_single_files_needs_no_tokenizer_beside_them() {
             transformer: Some(weights_of("transformer")),
             text_encoder: Some(text_encoder),
             vae: Some(VaePath::Path(weights_of("vae"))),
-            tokenizer: None,
+            ..ComponentPaths::default()
         },
         ..PipelineOptions::default()
     };

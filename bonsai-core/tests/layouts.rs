@@ -10,7 +10,8 @@ use bonsai_core::model_dir::ModelDir;
 use bonsai_core::native::{Target, convert, convert_from};
 use bonsai_core::weights::{Component, Weights};
 use bonsai_core::{
-    ActivationPrecision, ComponentPaths, Isa, Pipeline, PipelineOptions, Request, VaePath, noise,
+    ActivationPrecision, ComponentPaths, FinalModulation, Isa, Pipeline, PipelineOptions, Request, VaePath,
+    noise,
 };
 use common::gguf::{self, LOSSY, Q1_0};
 use common::{MODEL, Tensor, Tensors, bfl, bfl_vae, golden, torch, unpacked_f16, weights_of, write};
@@ -235,6 +236,7 @@ fn exact_layouts_paint_one_picture() {
         text_encoder: Some(at("qwen.gguf")),
         vae: Some(VaePath::Path(folder.join("ae.safetensors"))),
         tokenizer: Some(Path::new(MODEL).join("tokenizer/tokenizer.json")),
+        final_modulation: None,
     };
     let side = std::fs::read_to_string(Path::new(MODEL).join("bonsai.json")).unwrap();
     let side: serde_json::Value = serde_json::from_str(&side).unwrap();
@@ -286,24 +288,9 @@ fn a_ternary_model_in_each_layout() {
 fn an_hqq_text_encoder_paints_the_picture_of_its_twin() {
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name);
-    const GROUP: usize = 64;
     let encoder = golden("text_encoder");
-    let mut modules = BTreeMap::new();
-    for (name, tensor) in &encoder {
-        let (module, _) = name.rsplit_once('.').unwrap();
-        let is_linear = tensor.shape.len() == 2 && !name.contains("embed");
-        let item = if is_linear {
-            hqq(tensor, GROUP)
-        } else {
-            BTreeMap::from([("weight".to_owned(), torch::Value::Tensor(tensor.clone()))])
-        };
-        modules.insert(module.to_owned(), torch::Value::Dict(item));
-    }
     let folder = at("text_encoder-hqq-4bit");
-    std::fs::create_dir(&folder).unwrap();
-    torch::write(&folder.join("qmodel.pt"), modules);
-    std::fs::copy(Path::new(MODEL).join("text_encoder/config.json"), folder.join("config.json")).unwrap();
-
+    hqq_text_encoder(&folder);
     twin(
         &folder.join("qmodel.pt"),
         Component::TextEncoder,
@@ -313,6 +300,182 @@ fn an_hqq_text_encoder_paints_the_picture_of_its_twin() {
     let got = with(text_encoder(folder));
     assert!(got == with(text_encoder(at("twin.safetensors"))));
     assert!(got != with(ComponentPaths::default()), "four bits change something");
+}
+
+/// A folder with the text encoder as HQQ saves it.
+fn hqq_text_encoder(folder: &Path) {
+    const GROUP: usize = 64;
+    let mut modules = BTreeMap::new();
+    for (name, tensor) in &golden("text_encoder") {
+        let (module, _) = name.rsplit_once('.').unwrap();
+        let is_linear = tensor.shape.len() == 2 && !name.contains("embed");
+        let item = if is_linear {
+            hqq(tensor, GROUP)
+        } else {
+            BTreeMap::from([("weight".to_owned(), torch::Value::Tensor(tensor.clone()))])
+        };
+        modules.insert(module.to_owned(), torch::Value::Dict(item));
+    }
+    std::fs::create_dir(folder).unwrap();
+    torch::write(&folder.join("qmodel.pt"), modules);
+    std::fs::copy(Path::new(MODEL).join("text_encoder/config.json"), folder.join("config.json")).unwrap();
+}
+
+/// A folder with the text encoder in MLX's triplets of 4 bits, its embedding too, and its tokenizer.
+fn mlx_text_encoder(folder: &Path) {
+    const GROUP: usize = 64;
+    let mut packed = Tensors::new();
+    for (name, tensor) in golden("text_encoder") {
+        let &[rows, cols] = tensor.shape.as_slice() else {
+            packed.insert(name, tensor);
+            continue;
+        };
+        let stem = name.strip_suffix(".weight").unwrap();
+        let values: Vec<f32> =
+            tensor.data.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+        let (mut codes, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+        for values in values.chunks_exact(GROUP) {
+            let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(l, h), &v| (l.min(v), h.max(v)));
+            let (scale, bias) = (bf16::from_f32((high - low) / 15.0), bf16::from_f32(low));
+            let code = |v: &f32| ((v - bias.to_f32()) / scale.to_f32()).round().clamp(0.0, 15.0) as u8;
+            codes.extend(values.chunks_exact(2).map(|pair| code(&pair[0]) | code(&pair[1]) << 4));
+            scales.extend(scale.to_le_bytes());
+            biases.extend(bias.to_le_bytes());
+        }
+        let mut put = |part: &str, dtype, cols, data| {
+            packed.insert(format!("{stem}.{part}"), Tensor { dtype, shape: vec![rows, cols], data });
+        };
+        put("weight", Dtype::U32, cols / 8, codes);
+        put("scales", Dtype::BF16, cols / GROUP, scales);
+        put("biases", Dtype::BF16, cols / GROUP, biases);
+    }
+    std::fs::create_dir(folder).unwrap();
+    write(&folder.join("model.safetensors"), &packed);
+    let config = std::fs::read_to_string(Path::new(MODEL).join("text_encoder/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["quantization"] = serde_json::json!({"bits": 4, "group_size": GROUP});
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    std::fs::copy(Path::new(MODEL).join("tokenizer/tokenizer.json"), folder.join("tokenizer.json")).unwrap();
+}
+
+/// Copies the files of a folder of the small model.
+fn copy_folder(from: &str, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(Path::new(MODEL).join(from)).unwrap().flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// The small model laid out as the releases are, with all that lies beside the weights there.
+#[test]
+fn each_release_is_read_as_it_lies() {
+    let dir = TempDir::new().unwrap();
+    let encoder = golden("text_encoder");
+    // a transformer's config with the keys that a training tool left in it
+    let config = |kind: &str| {
+        let text = std::fs::read_to_string(Path::new(MODEL).join(kind).join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["enable_time_sign_embed"] = false.into();
+        config["musubi_block_swap_device"] = "cpu".into();
+        config["musubi_blocks_to_swap"] = 0.into();
+        config.to_string()
+    };
+    for (kind, gemlite_folder) in
+        [("transformer", "transformer-gemlite-int1"), ("transformer_ternary", "transformer-gemlite-int2")]
+    {
+        let release = |name: &str| {
+            let root = dir.path().join(format!("{kind}-{name}"));
+            copy_folder("vae", &root.join("vae"));
+            copy_folder("scheduler", &root.join("scheduler"));
+            for file in ["model_index.json", "bonsai.json"] {
+                std::fs::copy(Path::new(MODEL).join(file), root.join(file)).unwrap();
+            }
+            std::fs::write(root.join("manifest.json"), "{}").unwrap();
+            root
+        };
+        let beside = |folder: &Path, names: &[&str]| {
+            std::fs::write(folder.join("config.json"), config(kind)).unwrap();
+            names.iter().for_each(|name| std::fs::write(folder.join(name), "{}").unwrap());
+        };
+
+        let mlx = release("mlx");
+        copy_folder("tokenizer", &mlx.join("tokenizer"));
+        mlx_text_encoder(&mlx.join("text_encoder-mlx-4bit"));
+        let folder = mlx.join("transformer-packed-mflux");
+        copy_folder(kind, &folder);
+        beside(&folder, &["quantization_config.json", "checkpoint_manifest.json"]);
+
+        let pt = release("gemlite");
+        hqq_text_encoder(&pt.join("text_encoder-hqq-4bit"));
+        copy_folder("tokenizer", &pt.join("text_encoder-hqq-4bit/tokenizer"));
+        let folder = pt.join(gemlite_folder);
+        std::fs::create_dir(&folder).unwrap();
+        torch::write(&folder.join("state_dict.pt"), gemlite(&golden(kind)));
+        beside(&folder, &["quantization_config.json", "gemlite_autotune.json"]);
+
+        for (root, encoder_file) in
+            [(mlx, "text_encoder-mlx-4bit/model.safetensors"), (pt, "text_encoder-hqq-4bit/qmodel.pt")]
+        {
+            let pipeline = Pipeline::open_with(&root, &options(ComponentPaths::default())).unwrap();
+            assert_eq!(pipeline.warnings(), &[][..] as &[String], "{}", root.display());
+            let same = root.join("twin.safetensors");
+            let matrices = matrices(&encoder, "model.");
+            twin(&root.join(encoder_file), Component::TextEncoder, &same, &matrices);
+            let want = with(ComponentPaths {
+                transformer: Some(weights_of(kind)),
+                text_encoder: Some(same),
+                ..ComponentPaths::default()
+            });
+            assert!(picture(&pipeline) == want, "{}", root.display());
+            assert!(want != with(transformer(weights_of(kind))), "four bits change something");
+        }
+    }
+}
+
+/// The project that calls its files `bonsai-image` names quantised tensors after their layer alone, and has a ternary
+/// type of its own.
+#[test]
+fn a_ternary_file_of_another_project() {
+    let dir = TempDir::new().unwrap();
+    let packed = golden("transformer_ternary");
+    let mut stored = BTreeMap::new();
+    for (name, tensor) in gguf::blocks(&unpacked_f16(&packed), |_, _| None) {
+        let stem = name.strip_suffix(".weight").unwrap();
+        match packed.get(&format!("{stem}.scales")) {
+            Some(scales) => stored.insert(stem.to_owned(), gguf::ternary_g128(&packed[&name], scales)),
+            None => stored.insert(name, tensor),
+        };
+    }
+    let path = dir.path().join("bonsai-image.gguf");
+    gguf::write(&path, &[("general.architecture", gguf::Value::Text("bonsai-image"))], &stored);
+    let pipeline = Pipeline::open_with(MODEL, &options(transformer(path))).unwrap();
+    assert_eq!(pipeline.warnings(), &[][..] as &[String]);
+    assert!(picture(&pipeline) == with(transformer(weights_of("transformer_ternary"))));
+}
+
+/// Names of BFL and the order of diffusers, as converters leave it that rename and nothing else.
+#[test]
+fn a_file_that_was_only_renamed_needs_a_word() {
+    let dir = TempDir::new().unwrap();
+    let dense = unpacked_f16(&golden("transformer"));
+    let mut renamed = dense.clone();
+    let last = renamed.remove("norm_out.linear.weight").unwrap();
+    renamed.insert("final_layer.adaLN_modulation.1.weight".into(), last);
+    let path = dir.path().join("renamed.safetensors");
+    write(&path, &renamed);
+    let want = with(ComponentPaths::default());
+    let stated = |order| ComponentPaths { final_modulation: order, ..transformer(path.clone()) };
+    assert!(with(stated(None)) != want);
+    assert!(with(stated(Some(FinalModulation::ShiftScale))) != want);
+    assert!(with(stated(Some(FinalModulation::ScaleShift))) == want);
+    // and what is converted then needs none
+    let chosen = ModelDir::open(Path::new(MODEL)).unwrap();
+    let chosen = chosen.with_components(stated(Some(FinalModulation::ScaleShift)));
+    for (name, target) in [("native", Target::Native), ("gguf", Target::Gguf)] {
+        let to = dir.path().join(name);
+        convert_from(&chosen, &to, target).unwrap();
+        assert!(picture(&Pipeline::open_with(to, &options(ComponentPaths::default())).unwrap()) == want);
+    }
 }
 
 /// A matrix as HQQ packs it: 4 bits, groups along the inputs.

@@ -69,9 +69,10 @@ fn a_preview_decoder_is_counted() {
     let with = estimate(MODEL, &watched, &request).unwrap();
     assert_eq!(with, Pipeline::open_with(MODEL, &watched).unwrap().estimate(&request).unwrap());
     let without = estimate(MODEL, &options(None), &request).unwrap();
-    // three feature maps of 64 channels at full size
+    // three maps of its eight channels at full size, which the transformer does not need at the same time
+    let maps = 3 * 8 * 1024 * 1024 * 4;
     assert!(with.stages[1].peak_bytes > without.stages[1].peak_bytes);
-    assert!(with.stages[1].activation_bytes > 3 * 64 * 4 * 1024 * 1024, "{with:?}");
+    assert!((maps..maps + maps / 2).contains(&with.stages[1].activation_bytes), "{with:?}");
     assert_eq!(with.stages[2].activation_bytes, without.stages[2].activation_bytes);
 }
 
@@ -92,6 +93,30 @@ fn a_tiny_decoder_is_estimated_as_what_it_is() {
     // it has no strips to save memory with
     let poor = PipelineOptions { max_memory: Some(before.peak_bytes() - 1), ..tiny };
     assert_eq!(estimate(MODEL, &poor, &request).unwrap_err().kind(), ErrorKind::MemoryBudget);
+}
+
+#[test]
+fn weights_stay_where_there_is_room_and_paint_the_same_picture() {
+    let request = Request::new("a bonsai").size(64, 64).steps(2).seed(5);
+    let keeping = PipelineOptions { keep_weights: true, ..options(None) };
+    let kept = estimate(MODEL, &keeping, &request).unwrap();
+    let lean = estimate(MODEL, &options(None), &request).unwrap();
+    assert!(kept.plan.keep_weights && !lean.plan.keep_weights);
+    let pipeline = Pipeline::open_with(MODEL, &keeping).unwrap();
+    assert_eq!(kept, pipeline.estimate(&request).unwrap());
+    // all of the three files but the embedding and the layers behind the last tap
+    let files = ["transformer/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model"];
+    let size = |file: &str| std::fs::metadata(format!("{MODEL}/{file}.safetensors")).unwrap().len();
+    let all: u64 = files.into_iter().map(size).sum();
+    for stage in &kept.stages {
+        assert!(stage.mapped_bytes <= all && stage.mapped_bytes > all / 2, "{stage:?}, {all} bytes of files");
+    }
+    let poor = PipelineOptions { max_memory: Some(kept.peak_bytes() - 1), ..keeping };
+    assert!(!estimate(MODEL, &poor, &request).unwrap().plan.keep_weights);
+    let image = |options: &PipelineOptions| {
+        Pipeline::open_with(MODEL, options).unwrap().generate(&request).unwrap().image
+    };
+    assert_eq!(image(&poor), pipeline.generate(&request).unwrap().image);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bonsai_core::native::{Target, check_digests, convert};
-use bonsai_core::weights::{Component, Weights};
-use bonsai_core::{ErrorKind, Image, Pipeline, PipelineOptions, Request};
+use bonsai_core::tokenizer::Tokenizer;
+use bonsai_core::weights::{Component, TensorFile, Weights};
+use bonsai_core::{ComponentPaths, ErrorKind, Image, Pipeline, PipelineOptions, Request, VaePath};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../golden/model");
 
@@ -93,8 +94,12 @@ fn unpacked_weights_are_the_bits_of_the_packed_ones() {
             convert(&original, &to, target).unwrap();
             let paths = files(&to, ending);
             let stored = bonsai_core::weights::TensorFile::open(&paths[0]).unwrap();
-            let tensor = &stored.tensors["transformer_blocks.0.attn.to_q.weight"];
-            assert_eq!(tensor.dtype.to_string(), form);
+            // under the names that other programs look for
+            let name = match target {
+                Target::Gguf => "double_blocks.0.img_attn.qkv.weight",
+                _ => "transformer_blocks.0.attn.to_q.weight",
+            };
+            assert_eq!(stored.tensors[name].dtype.to_string(), form);
             assert!(rows(&paths) == want, "{transformer} as {ending}");
         }
     }
@@ -155,4 +160,89 @@ fn bad_packs_are_errors_and_outputs_are_never_overwritten() {
         fs::write(&path, &bytes[..len]).unwrap();
         assert_eq!(Pipeline::open(&path).unwrap_err().kind(), ErrorKind::ModelFormat, "{len} bytes");
     }
+}
+
+#[test]
+fn an_unpacked_directory_is_what_diffusers_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    // with and without the files that only diffusers reads
+    let bare = model(dir.path(), "transformer");
+    for (source, name) in [(Path::new(GOLDEN), "whole"), (bare.as_path(), "bare")] {
+        let pack = dir.path().join(format!("{name}.safetensors"));
+        convert(source, &pack, Target::Native).unwrap();
+        for source in [source, &pack] {
+            let to = dir.path().join("unpacked");
+            convert(source, &to, Target::Unpacked).unwrap();
+            let read = |root: &Path, file: &str| -> serde_json::Value {
+                serde_json::from_str(&fs::read_to_string(root.join(file)).unwrap()).unwrap()
+            };
+            let golden = |file: &str| read(Path::new(GOLDEN), file);
+            assert_eq!(read(&to, "model_index.json"), golden("model_index.json"));
+            let scheduler = read(&to, "scheduler/scheduler_config.json");
+            let whole = golden("scheduler/scheduler_config.json");
+            for (key, value) in scheduler.as_object().unwrap() {
+                assert_eq!(&whole[key], value, "{key}");
+            }
+            assert!(scheduler["use_dynamic_shifting"].as_bool().unwrap());
+            fs::remove_dir_all(&to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn gguf_files_stand_by_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("gguf");
+    convert(Path::new(GOLDEN), &to, Target::Gguf).unwrap();
+    let open = |role: &str| TensorFile::open(&to.join(role).join("model.gguf")).unwrap();
+    let (transformer, encoder) = (open("transformer"), open("text_encoder"));
+    let text = |file: &TensorFile, key: &str| file.attributes[key].as_text().map(str::to_owned);
+    assert_eq!(text(&transformer, "general.architecture").as_deref(), Some("flux"));
+    // every name is one of BFL's or of llama.cpp's
+    let is_bfl = |name: &str| {
+        ["double_blocks.", "single_blocks.", "img_in.", "txt_in.", "time_in.", "final_layer."]
+            .into_iter()
+            .chain(["double_stream_modulation_", "single_stream_modulation.lin."])
+            .any(|start| name.starts_with(start))
+    };
+    assert!(transformer.tensors.keys().all(|name| is_bfl(name)), "{:?}", transformer.tensors.keys());
+    let is_llama = |name: &str| ["blk.", "token_embd.", "output_norm."].iter().any(|s| name.starts_with(s));
+    assert!(encoder.tensors.keys().all(|name| is_llama(name)), "{:?}", encoder.tensors.keys());
+    assert!(encoder.tensors.contains_key("output_norm.weight"));
+    for (key, value) in [("block_count", 4), ("embedding_length", 128), ("attention.head_count_kv", 2)] {
+        assert_eq!(encoder.attributes[&format!("qwen3.{key}")].as_int(), Some(value), "{key}");
+    }
+    assert_eq!(text(&encoder, "tokenizer.ggml.pre").as_deref(), Some("qwen2"));
+
+    // neither configs nor a tokenizer beside them are needed
+    let want = paint(Path::new(GOLDEN));
+    let copy = |role: &str| {
+        let path = dir.path().join(format!("{role}.gguf"));
+        fs::copy(to.join(role).join("model.gguf"), &path).unwrap();
+        Some(path)
+    };
+    let components = ComponentPaths {
+        transformer: copy("transformer"),
+        text_encoder: copy("text_encoder"),
+        vae: Some(VaePath::Path(Path::new(GOLDEN).join("vae"))),
+        ..ComponentPaths::default()
+    };
+    let side: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(Path::new(GOLDEN).join("bonsai.json")).unwrap()).unwrap();
+    let taps = side["text_encoder_out_layers"].as_array().unwrap();
+    let options = PipelineOptions {
+        threads: Some(2),
+        text_encoder_out_layers: Some(taps.iter().map(|tap| tap.as_u64().unwrap() as usize).collect()),
+        max_sequence_length: Some(side["max_sequence_length"].as_u64().unwrap() as usize),
+        components,
+        ..PipelineOptions::default()
+    };
+    let pipeline = Pipeline::open_components(&options).unwrap();
+    let own = Tokenizer::open(&Path::new(GOLDEN).join("tokenizer")).unwrap();
+    let prompt = "A bonsai \u{1f333} in  a glass jar, 12:30!";
+    assert_eq!(pipeline.tokenizer().encode_text(prompt).unwrap(), own.encode_text(prompt).unwrap());
+    let size = side["default_size"].as_array().unwrap();
+    let size = [0, 1].map(|i| size[i].as_u64().unwrap() as usize);
+    let request = Request::new("a bonsai in a glass jar").seed(9).steps(2).size(size[0], size[1]);
+    assert!(pipeline.generate(&request).unwrap().image == want);
 }

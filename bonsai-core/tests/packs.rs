@@ -1,4 +1,5 @@
-//! Matrices that the genuine packers wrote (`fixtures/make_fixtures.py`), against what the packers' own code reads.
+//! Matrices that the genuine packers wrote (`fixtures/make_fixtures.py` and `fixtures/make_mlx.py`), against what the
+//! packers' own code reads.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,7 +15,8 @@ fn fixture(name: &str) -> PathBuf {
 
 /// The recorded values of a file's matrices: name, shape, values.
 fn expected(file: &str) -> BTreeMap<String, (usize, usize, Vec<f32>)> {
-    let bytes = std::fs::read(fixture("expected.safetensors")).unwrap();
+    let recorded = if file.starts_with("mlx") { "mlx_expected.safetensors" } else { "expected.safetensors" };
+    let bytes = std::fs::read(fixture(recorded)).unwrap();
     let all = SafeTensors::deserialize(&bytes).unwrap();
     let of_file = all.iter().filter_map(|(name, view)| {
         let name = name.strip_prefix(file)?.strip_prefix('/')?;
@@ -38,6 +40,16 @@ fn compare(file: &str, rounding: f32) -> BTreeMap<String, &'static str> {
         assert!(differ == 0 && found.len() == values.len(), "{file}: {name}: {differ} differ");
     }
     weights.kinds()
+}
+
+#[test]
+fn mlx_packs_are_what_mlx_reads() {
+    let kinds = compare("mlx.safetensors", 0.0);
+    let kind = |name: &str| kinds[name];
+    assert_eq!(
+        ["int1", "int2", "int4", "int4_small_groups", "int8", "embed_tokens"].map(kind),
+        ["binary", "int2", "int4", "int4", "int8", "int4"]
+    );
 }
 
 #[test]

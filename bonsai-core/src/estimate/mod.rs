@@ -72,6 +72,9 @@ pub struct Plan {
     pub strips: usize,
     /// Prompts whose embeddings are kept for further pictures, at most.
     pub prompts: usize,
+    /// Whether mapped weights stay in memory once they were read. Otherwise they leave it after each layer and block,
+    /// and come back from the system's file cache.
+    pub keep_weights: bool,
 }
 
 /// What a picture will take.
@@ -131,12 +134,21 @@ pub fn estimate_source(
 fn estimate_dir(dir: &ModelDir, options: &PipelineOptions, request: &Request) -> Result<Estimate> {
     let sizes = ModelSizes::read(dir, options)?;
     let cpu = Cpu::new(options.isa()?).with_precision(options.precision);
-    let mut setting = Setting::new(&cpu, options.max_memory, options.prompts());
+    let mut setting = Setting::new(&cpu, &options.wishes());
     setting.threads = match &options.parallel_for {
         Some(threads) => threads.threads(),
         None => options.threads.unwrap_or_else(all_threads),
     };
     sizes.plan(request, &setting)
+}
+
+/// What the options say of memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wishes {
+    pub(crate) max_memory: Option<u64>,
+    /// Prompts that may be kept.
+    pub(crate) prompts: usize,
+    pub(crate) keep_weights: bool,
 }
 
 /// What a plan depends on besides model and request.
@@ -149,12 +161,14 @@ pub(crate) struct Setting<'a> {
     max_memory: Option<u64>,
     /// Prompts that may be kept.
     prompts: usize,
+    /// Whether mapped weights may stay in memory.
+    keep_weights: bool,
     /// Bytes of other prompts that stay beside one of so many bytes, when so many may be kept.
     pub(crate) prompts_beside: &'a dyn Fn(u64, usize) -> u64,
 }
 
 impl Setting<'_> {
-    pub(crate) fn new(cpu: &Cpu, max_memory: Option<u64>, prompts: usize) -> Self {
+    pub(crate) fn new(cpu: &Cpu, wishes: &Wishes) -> Self {
         let row_bytes = match cpu.precision() {
             ActivationPrecision::F32 | ActivationPrecision::Bf16 => 4,
             ActivationPrecision::Int16 => 2,
@@ -162,7 +176,8 @@ impl Setting<'_> {
         };
         let factors = DotPrecision::chosen(cpu);
         let threads = cpu.threads();
-        Self { threads, row_bytes, factors, max_memory, prompts, prompts_beside: &|_, _| 0 }
+        let Wishes { max_memory, prompts, keep_weights } = *wishes;
+        Self { threads, row_bytes, factors, max_memory, prompts, keep_weights, prompts_beside: &|_, _| 0 }
     }
 
     fn factor_bytes(&self) -> u64 {
@@ -176,21 +191,31 @@ impl ModelSizes {
         let size = request.size.unwrap_or(self.size);
         token_grid(size.0, size.1)?;
         let all = self.plans(request, size, setting);
-        let fits = |e: &&Estimate| e.peak_bytes() <= setting.max_memory.unwrap_or(DEFAULT_BUDGET);
+        // whoever wants weights to stay has the room for them
+        let default_budget = DEFAULT_BUDGET + if setting.keep_weights { self.mapped } else { 0 };
+        let fits = |e: &&Estimate| e.peak_bytes() <= setting.max_memory.unwrap_or(default_budget);
         let leanest = all.iter().min_by_key(|e| e.peak_bytes()).expect("there is a plan without strips");
         match (all.iter().find(fits), setting.max_memory) {
             (Some(fastest), _) => Ok(fastest.clone()),
-            (None, None) => Ok(leanest.clone()),
+            (None, None) => {
+                let kept = all.iter().filter(|e| e.plan.keep_weights).min_by_key(|e| e.peak_bytes());
+                Ok(kept.unwrap_or(leanest).clone())
+            }
             (None, Some(budget)) => Err(self.refuse(request, leanest, setting, budget)),
         }
     }
 
-    /// All plans, fastest first: a prompt that is read again costs less than a decoder in strips.
+    /// All plans, fastest first: weights that come back from the file cache cost less than a prompt that is read again,
+    /// and that less than a decoder in strips.
     fn plans(&self, request: &Request, size: (usize, usize), setting: &Setting<'_>) -> Vec<Estimate> {
         let in_one = request.vae_tiling || self.tiny_decoder.is_some();
         let most = if in_one { 0 } else { self.vae.decoder_channels().len() - 1 };
         let kept = most_prompts(setting.prompts, self.prompt_bytes(request));
-        let plans = (0..=most).flat_map(|strips| [kept, 0].map(|prompts| Plan { strips, prompts }));
+        let plans =
+            (0..=most).flat_map(|strips| {
+                [(kept, setting.keep_weights), (kept, false), (0, false)]
+                    .map(|(prompts, keep_weights)| Plan { strips, prompts, keep_weights })
+            });
         let mut plans: Vec<Plan> = plans.collect();
         plans.dedup();
         plans.into_iter().map(|plan| self.estimate(request, size, setting, plan)).collect()

@@ -14,13 +14,16 @@ pub(crate) struct ModelSizes {
     pub(super) transformer: Flux2Config,
     pub(super) text_encoder: Qwen3Config,
     pub(super) vae: VaeConfig,
-    pub(super) preview_decoder: Option<VaeConfig>,
+    /// TAEF2 for previews, and the channels of its decoder.
+    pub(super) preview_decoder: Option<(VaeConfig, usize)>,
     /// Channels of the decoder, where it is that of TAEF2.
     pub(super) tiny_decoder: Option<usize>,
     pub(super) taps: Vec<usize>,
     pub(super) max_sequence_length: usize,
     pub(super) size: (usize, usize),
     pub(super) steps: usize,
+    /// Whether the tokenizer's tables are made of other files.
+    pub(super) tokenizer_is_parsed: bool,
     /// Copies of weights, all components together.
     pub(super) copied: u64,
     /// The largest that is mapped of one block of the transformer.
@@ -29,6 +32,8 @@ pub(crate) struct ModelSizes {
     pub(super) embedder: u64,
     /// The largest that is mapped of one layer of the text encoder.
     pub(super) layer: u64,
+    /// All that is mapped: the transformer, the text encoder up to the last tap, the VAE.
+    pub(super) mapped: u64,
 }
 
 /// A model's weights before they are loaded, and the defaults that its side file and the options make.
@@ -37,6 +42,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) text_encoder: (&'a Weights, &'a Qwen3Config),
     pub(crate) vae: (&'a Weights, &'a VaeConfig),
     pub(crate) preview_decoder: Option<(&'a Weights, &'a VaeConfig)>,
+    pub(crate) tokenizer_is_parsed: bool,
     pub(crate) taps: &'a [usize],
     pub(crate) max_sequence_length: usize,
     pub(crate) size: (usize, usize),
@@ -71,6 +77,7 @@ impl ModelSizes {
             text_encoder: (&text_encoder, &text_encoder_config),
             vae: (&vae, &vae_config),
             preview_decoder: preview.as_ref().map(|(weights, config)| (weights, config)),
+            tokenizer_is_parsed: !dir.has_tokenizer_tables(),
             taps: &taps.unwrap_or_else(|| default_taps(&text_encoder_config)),
             max_sequence_length: options
                 .max_sequence_length
@@ -83,17 +90,19 @@ impl ModelSizes {
 
     pub(crate) fn of(parts: &Parts<'_>) -> Self {
         let ((dit, c), (text, t), (vae, v)) = (parts.transformer, parts.text_encoder, parts.vae);
-        let largest = |weights: &Weights, name: &str, count: usize| {
+        let mut all_mapped = 0;
+        // what is mapped of the largest part, what is copied of all of them
+        let mut parts_of = |weights: &Weights, name: &str, count: usize| {
             (0..count).map(|i| weights.footprint(&format!("{name}.{i}."))).fold(
                 Footprint::default(),
-                |sum, part| Footprint {
-                    mapped: sum.mapped.max(part.mapped),
-                    copied: sum.copied + part.copied,
+                |sum, part| {
+                    all_mapped += part.mapped;
+                    Footprint { mapped: sum.mapped.max(part.mapped), copied: sum.copied + part.copied }
                 },
             )
         };
-        let double = largest(dit, "transformer_blocks", c.num_layers);
-        let single = largest(dit, "single_transformer_blocks", c.num_single_layers);
+        let double = parts_of(dit, "transformer_blocks", c.num_layers);
+        let single = parts_of(dit, "single_transformer_blocks", c.num_single_layers);
         let outside = [
             "context_embedder.",
             "double_stream_modulation_img.",
@@ -104,23 +113,29 @@ impl ModelSizes {
         ]
         .map(|name| dit.footprint(name));
         let layers = parts.taps.last().copied().unwrap_or(0);
-        let layer = largest(text, "layers", layers);
+        let layer = parts_of(text, "layers", layers);
         let preview = parts.preview_decoder.map(|(weights, _)| weights.footprint("")).unwrap_or_default();
-        let copied = [double, single, layer, text.footprint("embed_tokens."), vae.footprint(""), preview];
+        let whole_vae = vae.footprint("");
+        let copied = [double, single, layer, text.footprint("embed_tokens."), whole_vae, preview];
+        all_mapped += whole_vae.mapped + outside.iter().map(|f| f.mapped).sum::<u64>();
         Self {
             transformer: c.clone(),
             text_encoder: t.clone(),
             vae: v.clone(),
-            preview_decoder: parts.preview_decoder.map(|(_, config)| config.clone()),
+            preview_decoder: parts
+                .preview_decoder
+                .and_then(|(weights, config)| Some((config.clone(), tiny_decoder_width(weights)?))),
             tiny_decoder: tiny_decoder_width(vae),
             taps: parts.taps.to_vec(),
             max_sequence_length: parts.max_sequence_length,
             size: parts.size,
             steps: parts.steps,
+            tokenizer_is_parsed: parts.tokenizer_is_parsed,
             copied: copied.iter().chain(&outside).map(|f| f.copied).sum(),
             block: double.mapped.max(single.mapped),
             embedder: outside.iter().map(|f| f.mapped).max().unwrap_or(0),
             layer: layer.mapped,
+            mapped: all_mapped,
         }
     }
 }

@@ -9,6 +9,8 @@ use crate::vae::{self, VaeConfig};
 const PROGRAM: u64 = 11 << 20;
 /// A token and its merge in the tokenizer's tables.
 const TOKENIZER_ENTRY: u64 = 36;
+/// What the system's allocator keeps of an entry where the tables were made of other files.
+const PARSED_ENTRY: u64 = 110;
 /// What the system's allocator keeps of freed buffers, at most, and of all of them.
 const RETAINED: u64 = 8 << 20;
 const RETAINED_PART: u64 = 3;
@@ -53,8 +55,9 @@ impl ModelSizes {
         let taps = request.text_encoder_out_layers.as_ref().unwrap_or(&self.taps);
         let steps = request.steps.unwrap_or(self.steps);
         let prompt = self.prompt_bytes(request);
+        let entry = TOKENIZER_ENTRY + if self.tokenizer_is_parsed { PARSED_ENTRY } else { 0 };
         let base = PROGRAM
-            + TOKENIZER_ENTRY * self.text_encoder.vocab_size as u64
+            + entry * self.text_encoder.vocab_size as u64
             + self.copied
             + (setting.prompts_beside)(prompt, plan.prompts);
         let (encode, encode_macs) = self.text_encode(text, taps, setting);
@@ -65,13 +68,10 @@ impl ModelSizes {
         if plan.prompts > 0 {
             decode += prompt;
         }
-        let stage = |stage, mapped_bytes, activation_bytes, (macs, linear_macs)| StageEstimate {
-            stage,
-            peak_bytes: base + mapped_bytes + activation_bytes,
-            mapped_bytes,
-            activation_bytes,
-            macs,
-            linear_macs,
+        let stage = |stage, mapped, activation_bytes, (macs, linear_macs)| {
+            let mapped_bytes = if plan.keep_weights { self.mapped } else { mapped };
+            let peak_bytes = base + mapped_bytes + activation_bytes;
+            StageEstimate { stage, peak_bytes, mapped_bytes, activation_bytes, macs, linear_macs }
         };
         let stages = vec![
             stage(Stage::TextEncode, self.layer, retaining(encode, RETAINED), encode_macs),
@@ -104,8 +104,9 @@ impl ModelSizes {
     fn preview(&self, (width, height): (usize, usize), s: &Setting<'_>) -> u64 {
         let factor = 1 << (self.vae.block_out_channels.len() - 1);
         let (h, w) = (height / factor, width / factor);
-        let bytes =
-            |c: &VaeConfig| vae::tiny_decode_cost(c.decoder_channels()[0], c, h, w, (s.threads, s.factors)).0;
+        let bytes = |(c, channels): &(VaeConfig, usize)| {
+            vae::tiny_decode_cost(*channels, c, h, w, (s.threads, s.factors)).0
+        };
         self.preview_decoder.as_ref().map_or(0, bytes)
     }
 

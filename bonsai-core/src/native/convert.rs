@@ -7,8 +7,9 @@ use bonsai_kernels::SharedBytes;
 use bonsai_kernels::weights::{FloatType, Weights as Matrix};
 use serde_json::{Value, json};
 
+use super::gguf_names::text_encoder_keys;
 use super::safetensors_writer::{self, Data, Tensor, dtype_name};
-use super::{ALIGN, FORMAT, Item, ROLES, TOKENIZER, VERSION, floats, gguf_writer};
+use super::{ALIGN, FORMAT, Item, ROLES, TOKENIZER, VERSION, floats, gguf_names, gguf_writer};
 use crate::LatentRgb;
 use crate::config::read_json;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,7 +17,7 @@ use crate::model::default_taps;
 use crate::model_dir::ModelDir;
 use crate::nn::Conv;
 use crate::text_encoder::{Qwen3, Qwen3Config};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{GgufTokenizer, Tokenizer};
 use crate::transformer::{Flux2Config, Flux2Transformer};
 use crate::vae::{Vae, VaeConfig};
 use crate::weights::Component;
@@ -26,7 +27,8 @@ use crate::weights::Component;
 pub enum Target {
     /// One file in the layout of the kernels.
     Native,
-    /// A directory with transformer and text encoder as GGUF: Q1_0, Q2_0 and Q4_1 where they are exact, else F32.
+    /// A directory with transformer and text encoder as GGUF, under the names that other programs look for: Q1_0, Q2_0
+    /// and Q4_1 where they are exact, else F32.
     Gguf,
     /// A directory of half-precision checkpoints in the layout of diffusers: exact for binary and ternary weights,
     /// rounded to bf16 for affine ones.
@@ -37,12 +39,41 @@ pub enum Target {
 const TOKENIZER_FILES: [&str; 5] =
     ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "tokenizer.tables"];
 const MAX_SMALL: u64 = 256 << 20;
+/// What diffusers opens a directory by.
+const MODEL_INDEX: &str = "model_index.json";
+const SCHEDULER: &str = "scheduler/scheduler_config.json";
+
+/// These two of FLUX.2 Klein, for a directory whose source had none.
+fn pipeline_files() -> [(&'static str, Value); 2] {
+    let index = json!({
+        "_class_name": "Flux2KleinPipeline",
+        "is_distilled": true,
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen3ForCausalLM"],
+        "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+        "transformer": ["diffusers", "Flux2Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLFlux2"],
+    });
+    let scheduler = json!({
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "base_image_seq_len": 256,
+        "base_shift": 0.5,
+        "max_image_seq_len": 4096,
+        "max_shift": 1.15,
+        "num_train_timesteps": 1000,
+        "shift": 3.0,
+        "time_shift_type": "exponential",
+        "use_dynamic_shifting": true,
+    });
+    [(MODEL_INDEX, index), (SCHEDULER, scheduler)]
+}
 
 struct Source<'a> {
     dir: &'a ModelDir,
     /// By name: configs and side files.
     texts: BTreeMap<String, String>,
     items: Vec<(&'static str, Vec<(String, Item)>)>,
+    text_encoder: Option<Qwen3Config>,
 }
 
 /// Writes the model in `input` to `output`, which must not exist; it appears whole or not at all.
@@ -90,8 +121,11 @@ impl<'a> Source<'a> {
             }
             Ok(())
         };
-        keep(&dir.root().join("bonsai.json"), "bonsai.json".to_owned())?;
+        for name in ["bonsai.json", MODEL_INDEX, SCHEDULER] {
+            keep(&dir.root().join(name), name.to_owned())?;
+        }
         let mut items = Vec::new();
+        let mut text_encoder = None;
         // configs of components that have none, as their weights tell them
         let mut detected: BTreeMap<String, Value> = BTreeMap::new();
         for role in ROLES {
@@ -117,7 +151,8 @@ impl<'a> Source<'a> {
                     let needed = taps.last().copied().unwrap_or(0);
                     let all = weights.count("layers").min(config.num_hidden_layers);
                     let last = if target == Target::Native { needed } else { all.max(needed) };
-                    Qwen3::load(&weights, config, last)?;
+                    Qwen3::load(&weights, config.clone(), last)?;
+                    text_encoder = Some(config);
                     items.push((role, weights.recorded()));
                 }
                 _ => {
@@ -144,7 +179,7 @@ impl<'a> Source<'a> {
             config["decoder_block_out_channels"] = decoder_channels;
             *text = config.to_string();
         }
-        Ok(Self { dir, texts, items })
+        Ok(Self { dir, texts, items, text_encoder })
     }
 }
 
@@ -213,17 +248,31 @@ fn dense_type(matrix: &Matrix) -> Result<FloatType> {
     }
 }
 
+/// A component as one GGUF file; `None` for one that other programs do not read from GGUF.
+fn gguf(source: &Source<'_>, role: &str, items: &[(String, Item)], folder: &Path) -> Result<Option<()>> {
+    let (component, architecture, keys) = match (role, &source.text_encoder) {
+        ("transformer", _) => (Component::Transformer, "flux", Vec::new()),
+        ("text_encoder", Some(config)) => {
+            let layer = |name: &str| name.strip_prefix("layers.")?.split('.').next()?.parse::<usize>().ok();
+            let layers = items.iter().filter_map(|(name, _)| layer(name)).max().map_or(0, |last| last + 1);
+            let tables = Tokenizer::tables(source.dir.files(), &source.dir.tokenizer()?)?;
+            let tokenizer = GgufTokenizer::from_tables(tables, config.vocab_size)?;
+            (Component::TextEncoder, "qwen3", text_encoder_keys(config, layers, tokenizer))
+        }
+        _ => return Ok(None),
+    };
+    let tensors = gguf_names::tensors(component, items)?;
+    write_file(&folder.join("model.gguf"), |out| gguf_writer::write(out, architecture, &keys, &tensors))
+        .map(Some)
+}
+
 fn directory(source: &Source<'_>, root: &Path, target: Target) -> Result<()> {
     fs::create_dir(root).map_err(|e| Error::io(root, e))?;
     for (role, items) in &source.items {
         let folder = root.join(role);
         fs::create_dir(&folder).map_err(|e| Error::io(&folder, e))?;
         let prefix = if *role == "text_encoder" { "model." } else { "" };
-        if target == Target::Gguf && *role != "vae" {
-            let architecture = if *role == "transformer" { "flux" } else { "qwen3" };
-            write_file(&folder.join("model.gguf"), |out| {
-                gguf_writer::write(out, architecture, prefix, items)
-            })?;
+        if target == Target::Gguf && gguf(source, role, items, &folder)?.is_some() {
             continue;
         }
         let tensors: Vec<Tensor> =
@@ -233,6 +282,11 @@ fn directory(source: &Source<'_>, root: &Path, target: Target) -> Result<()> {
         write_file(&folder.join(format!("{name}.safetensors")), |out| {
             safetensors_writer::write(out, &tensors, &metadata, &|_| None, 1)
         })?;
+    }
+    let folder = root.join("scheduler");
+    fs::create_dir(&folder).map_err(|e| Error::io(&folder, e))?;
+    for (name, value) in pipeline_files().into_iter().filter(|(name, _)| !source.texts.contains_key(*name)) {
+        write_file(&root.join(name), |out| out.write_all(value.to_string().as_bytes()))?;
     }
     for (name, text) in &source.texts {
         let mut value: Value = serde_json::from_str(text).unwrap_or_else(|_| json!({}));

@@ -3,6 +3,7 @@
 
 mod convert;
 mod floats;
+mod gguf_names;
 mod gguf_writer;
 mod items;
 mod pack;

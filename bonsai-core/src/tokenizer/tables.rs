@@ -174,6 +174,12 @@ impl Tables {
         numbers(self.part(&self.ids)).enumerate().map(|(place, id)| (id, self.text_at(place)))
     }
 
+    /// Rank and parts of every merge, in no order.
+    pub(super) fn merges(&self) -> impl Iterator<Item = (u32, (u32, u32))> {
+        let (merges, _) = self.part(&self.merges).as_chunks::<MERGE>();
+        merges.iter().map(|merge| (number_at(merge, 2), (number_at(merge, 0), number_at(merge, 1))))
+    }
+
     fn text_at(&self, place: usize) -> &str {
         let ends = self.part(&self.ends);
         let begin = place.checked_sub(1).map_or(0, |before| number_at(ends, before) as usize);

@@ -8,6 +8,7 @@ use bonsai_kernels::weights::{
 };
 
 use super::dtype::BlockType;
+use super::quantized::PART_BYTES;
 
 /// Codes, scales and biases of a matrix while its blocks are read.
 #[derive(Default)]
@@ -54,28 +55,31 @@ struct Layout {
 /// The weights of ggml blocks `[rows, cols]`; `None` for block types that are not read.
 ///
 /// Codes of 1, 2 and 4 bits stay so wide, those of 3 take 4 bits and those of 5 and 6 take 8; scales of types with
-/// sub-scales are written out as f32.
+/// sub-scales are written out as f32. `done` is called behind each [`PART_BYTES`] that were read.
 pub fn from_blocks(
     rows: usize,
     cols: usize,
     block: BlockType,
     bytes: &[u8],
+    done: &dyn Fn(),
 ) -> Option<Result<Weights, SizeError>> {
     let layout = layout(block)?;
     let per_byte = (8 / layout.bits) as usize;
     let mut codes = Vec::with_capacity(bytes.len() / block.bytes() * block.weights() / per_byte);
     let mut columns = Columns::default();
     let mut any_code_3 = false;
-    for stored in bytes.chunks_exact(block.bytes()) {
-        columns.codes.clear();
-        (layout.unpack)(stored, &mut columns);
-        any_code_3 |= columns.codes.contains(&3);
-        codes.extend(
-            columns
+    for part in bytes.chunks(PART_BYTES / block.bytes() * block.bytes()) {
+        for stored in part.chunks_exact(block.bytes()) {
+            columns.codes.clear();
+            (layout.unpack)(stored, &mut columns);
+            any_code_3 |= columns.codes.contains(&3);
+            let packed = columns
                 .codes
                 .chunks_exact(per_byte)
-                .map(|few| few.iter().rev().fold(0, |byte: u8, code| byte.unbounded_shl(layout.bits) | code)),
-        );
+                .map(|few| few.iter().rev().fold(0, |byte: u8, code| byte.unbounded_shl(layout.bits) | code));
+            codes.extend(packed);
+        }
+        done();
     }
     let Columns { mut scales, biases, .. } = columns;
     let mut group = layout.group;

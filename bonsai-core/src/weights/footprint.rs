@@ -45,14 +45,14 @@ impl Weights {
                 if name.ends_with(".weight") && !scaled && !self.is_native() =>
             {
                 let row = self.first_row(entry, rows, stored);
-                match row.map(|row| quantized::from_dense(1, cols, *float_type, row)) {
+                match row.map(|row| quantized::from_dense(1, cols, *float_type, row, &|| ())) {
                     Some(Ok(row)) if row.kind() != float_type.name() => copied((rows * row.bytes()) as u64),
                     _ => in_place,
                 }
             }
             (Dtype::Block(block), &[rows, cols]) => {
                 let row = self.first_row(entry, rows, stored);
-                match row.and_then(|row| from_blocks(1, cols, *block, row.as_slice())) {
+                match row.and_then(|row| from_blocks(1, cols, *block, row.as_slice(), &|| ())) {
                     Some(Ok(row)) => copied((rows * row.bytes()) as u64),
                     _ => copied(stored),
                 }

@@ -6,7 +6,7 @@ use bonsai_kernels::weights::{DenseWeights, Scales, Weights as Matrix};
 
 use super::blocks::from_blocks;
 use super::dtype::Dtype;
-use super::quantized::{self, CodeShape, ROUNDED};
+use super::quantized::{self, CodeShape, PART_BYTES, ROUNDED};
 use super::{Weights, expect_shape, gguf, not_finite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::native::Item;
@@ -32,7 +32,7 @@ impl Weights {
             self.plain(name, rows, cols)?
         };
         // a native pack was checked when it was written
-        if !is_native && !matrix.is_finite() {
+        if !is_native && !self.is_finite(&matrix) {
             return Err(not_finite(&what));
         }
         self.record(name, || Item::Matrix(matrix.clone()));
@@ -47,6 +47,21 @@ impl Weights {
         Ok(matrix)
     }
 
+    /// As [`Matrix::is_finite`]; of what lies in the file, a part at a time is in memory.
+    fn is_finite(&self, matrix: &Matrix) -> bool {
+        let Matrix::Dense(dense) = matrix else { return matrix.is_finite() };
+        let (stored, float_type) = (dense.stored(), dense.float_type());
+        let size = stored.len() / (dense.rows() * dense.cols()).max(1);
+        (0..stored.len()).step_by(PART_BYTES).all(|begin| {
+            let part = begin..stored.len().min(begin + PART_BYTES);
+            let values = part.len() / size.max(1);
+            let part = stored.slice(part).map(|bytes| DenseWeights::new(1, values, float_type, bytes));
+            let is_finite = matches!(part, Some(Ok(part)) if Matrix::Dense(part.clone()).is_finite());
+            self.release();
+            is_finite
+        })
+    }
+
     /// Floats, or ggml blocks.
     fn plain(&self, name: &str, rows: usize, cols: usize) -> Result<(Matrix, String)> {
         let (entry, what) = self.claim(&format!("{name}.weight"))?;
@@ -57,12 +72,15 @@ impl Weights {
         }
         let bytes = self.bytes(entry)?;
         let matrix = match &entry.dtype {
-            Dtype::Float(float_type) => quantized::from_dense(rows, cols, *float_type, bytes),
-            Dtype::Block(block) => from_blocks(rows, cols, *block, bytes.as_slice()).ok_or_else(|| {
-                let message =
-                    format!("{what}: type {} is not supported; {} are", block.name(), gguf::SUPPORTED);
-                Error::new(ErrorKind::Unsupported, message)
-            })?,
+            Dtype::Float(float_type) => {
+                quantized::from_dense(rows, cols, *float_type, bytes, &|| self.release())
+            }
+            Dtype::Block(block) => from_blocks(rows, cols, *block, bytes.as_slice(), &|| self.release())
+                .ok_or_else(|| {
+                    let message =
+                        format!("{what}: type {} is not supported; {} are", block.name(), gguf::SUPPORTED);
+                    Error::new(ErrorKind::Unsupported, message)
+                })?,
             other => {
                 let message = format!("{what}: expected the weights of a linear, found {other}");
                 return Err(Error::mismatch(message));

@@ -38,12 +38,13 @@ pub use names::Component;
 pub use stored::{Attribute, StoredTensor};
 
 pub(crate) use gguf::{TokenizerKeys, tokenizer_keys};
+pub(crate) use names::{Rows, in_gguf};
 pub(crate) use safetensors::{metadata as safetensors_metadata, read as read_safetensors};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model_source::ModelFiles;
 use crate::native::{Item, Recorder};
-use names::{Naming, Rows};
+use names::Naming;
 
 /// How many names an error lists before it only counts.
 const NAMES_IN_ERRORS: usize = 8;
@@ -96,7 +97,7 @@ impl Weights {
         let mut entries = BTreeMap::new();
         let mut attributes = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
-            let naming = Naming::detect(component, &file.tensors);
+            let naming = Naming::detect(component, &file.tensors, source.final_modulation());
             for (stored_name, attribute) in &file.attributes {
                 for (name, _) in naming.canonical(stored_name, None) {
                     attributes.insert(name, attribute.clone());

@@ -9,6 +9,8 @@ use bonsai_kernels::weights::{
 /// How far a bias may lie from the one that makes a pack binary or ternary, over its scale: both were rounded to the
 /// types of the file.
 pub const ROUNDED: f32 = 1.0 / 256.0;
+/// Of a file that is read from one end to the other, so much need be in memory at one time.
+pub const PART_BYTES: usize = 8 << 20;
 /// Inputs that share a scale in every released binary and ternary checkpoint.
 const RELEASE_GROUP: usize = 128;
 
@@ -72,16 +74,18 @@ fn no_code_3(codes: &[u8]) -> bool {
 /// A dense matrix, or the binary or ternary one that it exactly is.
 ///
 /// In an unpacked checkpoint every group of 128 inputs holds one magnitude `s`: all `-s` and `+s` is binary, zeros
-/// among them make it ternary. A matrix that is not of that form bit for bit stays dense.
+/// among them make it ternary. A matrix that is not of that form bit for bit stays dense. `done` is called behind each
+/// [`PART_BYTES`] that were read.
 pub fn from_dense(
     rows: usize,
     cols: usize,
     float_type: FloatType,
     values: SharedBytes,
+    done: &dyn Fn(),
 ) -> Result<Weights, SizeError> {
     let recovered = match float_type {
         FloatType::F16 | FloatType::Bf16 if cols > 0 && cols.is_multiple_of(RELEASE_GROUP) => {
-            recover(rows, cols, float_type, values.as_slice())
+            recover(rows, cols, float_type, values.as_slice(), done)
         }
         _ => None,
     };
@@ -96,58 +100,64 @@ fn recover(
     cols: usize,
     float_type: FloatType,
     bytes: &[u8],
+    done: &dyn Fn(),
 ) -> Option<Result<Weights, SizeError>> {
     let groups = bytes.as_chunks::<{ 2 * RELEASE_GROUP }>().0;
     if groups.len() * 2 * RELEASE_GROUP != bytes.len() {
         return None;
     }
-    let mut scales = Vec::new();
+    let parts = || groups.chunks(PART_BYTES / (2 * RELEASE_GROUP));
+    let mut scales = Vec::with_capacity(2 * groups.len());
     let (mut any_zero, mut any_scale) = (false, false);
     // first proof, then packing: an ordinary matrix fails at its first group
-    for group in groups {
-        let halves = group.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b) & 0x7fff);
-        let s = halves.clone().fold(0, u16::max);
-        let (alien, zero) =
-            halves.fold((false, false), |(alien, zero), h| (alien | (h != s) & (h != 0), zero | (h == 0)));
-        let infinite = if float_type == FloatType::F16 { 0x7c00 } else { 0x7f80 };
-        if alien || s >= infinite {
-            return None;
+    for part in parts() {
+        for group in part {
+            let halves = group.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b) & 0x7fff);
+            let s = halves.clone().fold(0, u16::max);
+            let (alien, zero) = halves
+                .fold((false, false), |(alien, zero), h| (alien | (h != s) & (h != 0), zero | (h == 0)));
+            let infinite = if float_type == FloatType::F16 { 0x7c00 } else { 0x7f80 };
+            if alien || s >= infinite {
+                return None;
+            }
+            // a group of zeros fits both forms
+            any_zero |= zero && s != 0;
+            any_scale |= s != 0;
+            scales.extend_from_slice(&s.to_le_bytes());
         }
-        // a group of zeros fits both forms
-        any_zero |= zero && s != 0;
-        any_scale |= s != 0;
-        scales.extend_from_slice(&s.to_le_bytes());
+        done();
     }
     if !any_scale {
         return None;
     }
     let scales = Scales::new(SharedBytes::from_vec(scales), float_type, 1.0);
-    let halves = bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
-    if any_zero {
-        let mut codes = vec![0u8; rows * cols / 4];
-        for (i, h) in halves.enumerate() {
-            let code = if h & 0x7fff == 0 {
-                1
-            } else if h >> 15 == 0 {
-                2
+    let bits = if any_zero { 2 } else { 1 };
+    let mut codes = Vec::with_capacity(rows * cols * bits / 8);
+    for part in parts() {
+        for halves in part.as_flattened().chunks_exact(2 * 8 / bits) {
+            let halves = halves.as_chunks::<2>().0.iter().rev().map(|b| u16::from_le_bytes(*b));
+            codes.push(if any_zero {
+                halves.fold(0, |byte: u8, h| byte << 2 | ternary_code(h))
             } else {
-                0
-            };
-            codes[i / 4] |= code << (2 * (i % 4));
+                halves.fold(0, |byte: u8, h| byte << 1 | u8::from(h >> 15 == 0))
+            });
         }
-        Some(
-            TernaryWeights::new(rows, cols, RELEASE_GROUP, SharedBytes::from_vec(codes), scales)
-                .map(Weights::Ternary),
-        )
+        done();
+    }
+    let codes = SharedBytes::from_vec(codes);
+    Some(if any_zero {
+        TernaryWeights::new(rows, cols, RELEASE_GROUP, codes, scales).map(Weights::Ternary)
     } else {
-        let mut codes = vec![0u8; rows * cols / 8];
-        for (i, h) in halves.enumerate() {
-            codes[i / 8] |= u8::from(h >> 15 == 0) << (i % 8);
-        }
-        Some(
-            BinaryWeights::new(rows, cols, RELEASE_GROUP, SharedBytes::from_vec(codes), scales)
-                .map(Weights::Binary),
-        )
+        BinaryWeights::new(rows, cols, RELEASE_GROUP, codes, scales).map(Weights::Binary)
+    })
+}
+
+/// 0, 1 and 2 are -1, 0 and +1; `half` is of either 16-bit type.
+fn ternary_code(half: u16) -> u8 {
+    match (half & 0x7fff == 0, half >> 15) {
+        (true, _) => 1,
+        (false, 0) => 2,
+        (false, _) => 0,
     }
 }
 
@@ -160,7 +170,7 @@ mod tests {
     }
 
     fn recovered(values: &[f32], rows: usize) -> Weights {
-        from_dense(rows, values.len() / rows, FloatType::F16, half_bytes(values)).unwrap()
+        from_dense(rows, values.len() / rows, FloatType::F16, half_bytes(values), &|| ()).unwrap()
     }
 
     #[test]

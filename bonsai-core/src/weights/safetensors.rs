@@ -134,7 +134,8 @@ impl<'de> Visitor<'de> for Tensors {
         let mut tensors = BTreeMap::new();
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                map.next_value::<Metadata>()?;
+                // MLX writes null where there is nothing to say
+                map.next_value::<Option<Metadata>>()?;
                 continue;
             }
             if name.len() > MAX_NAME {

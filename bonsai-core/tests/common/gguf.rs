@@ -22,7 +22,7 @@ pub struct Block {
 
 pub const Q1_0: Block = block("Q1_0", 41, 128, 18, &[(0, 0.05)]);
 /// Every type but those that are exact forms of binary and ternary weights.
-pub const LOSSY: [Block; 10] = [
+pub const LOSSY: [Block; 12] = [
     block("Q2_K", 10, 256, 84, &[(80, 0.005), (82, 0.005)]),
     block("Q3_K", 11, 256, 110, &[(108, 0.001)]),
     block("Q4_K", 12, 256, 144, &[(0, 0.0002), (2, 0.002)]),
@@ -33,6 +33,8 @@ pub const LOSSY: [Block; 10] = [
     block("Q5_0", 6, 32, 22, &[(0, 0.005)]),
     block("Q5_1", 7, 32, 24, &[(0, 0.005), (2, -0.08)]),
     block("Q8_0", 8, 32, 34, &[(0, 0.0005)]),
+    block("TQ1_0", 34, 256, 54, &[(52, 0.03)]),
+    block("TQ2_0", 35, 256, 66, &[(64, 0.03)]),
 ];
 
 const fn block(
@@ -102,6 +104,14 @@ pub fn blocks(
         Stored { id, shape, data: tensor.data.clone() }
     };
     tensors.iter().map(|(name, tensor)| (name.clone(), stored(tensor, choose(name, tensor)))).collect()
+}
+
+/// A matrix of MLX's ternary triplet as the blocks of files whose architecture is `bonsai-image`: 128 codes, then the
+/// scale.
+pub fn ternary_g128(codes: &Tensor, scales: &Tensor) -> Stored {
+    let groups = codes.data.chunks_exact(32).zip(scales.data.chunks_exact(2));
+    let data = groups.flat_map(|(codes, scale)| [codes, scale].concat()).collect();
+    Stored { id: 42, shape: vec![scales.shape[0], scales.shape[1] * 128], data }
 }
 
 /// A value of a key.

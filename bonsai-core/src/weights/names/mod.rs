@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::dtype::Dtype;
 use super::stored::StoredTensor;
+use crate::component_paths::FinalModulation;
 use vae::VaeNaming;
 
 /// Which part of a pipeline a file holds.
@@ -70,8 +71,8 @@ pub enum Rows {
 /// How the tensors of one file are called.
 #[derive(Debug, Clone, Copy)]
 pub enum Naming {
-    /// Tells by itself for each name.
-    Transformer,
+    /// Tells by itself for each name; the order of the last modulation may be stated.
+    Transformer(Option<FinalModulation>),
     /// Tells by itself for each name.
     TextEncoder,
     /// One for a whole file.
@@ -80,9 +81,13 @@ pub enum Naming {
 
 impl Naming {
     /// Of a file that holds (a part of) a component.
-    pub fn detect(component: Component, tensors: &BTreeMap<String, StoredTensor>) -> Self {
+    pub fn detect(
+        component: Component,
+        tensors: &BTreeMap<String, StoredTensor>,
+        final_modulation: Option<FinalModulation>,
+    ) -> Self {
         match component {
-            Component::Transformer => Self::Transformer,
+            Component::Transformer => Self::Transformer(final_modulation),
             Component::TextEncoder => Self::TextEncoder,
             Component::Vae => Self::Vae(VaeNaming::detect(tensors)),
         }
@@ -91,10 +96,22 @@ impl Naming {
     /// The names that a stored tensor serves, with the rows of each.
     pub fn canonical(self, stored: &str, dtype: Option<&Dtype>) -> Vec<(String, Rows)> {
         match self {
-            Self::Transformer => transformer::canonical(stored, matches!(dtype, Some(Dtype::Block(_)))),
+            Self::Transformer(order) => {
+                transformer::canonical(stored, matches!(dtype, Some(Dtype::Block(_))), order)
+            }
             Self::TextEncoder => vec![(text_encoder::canonical(stored), Rows::All)],
             Self::Vae(naming) => vec![(naming.canonical(stored), Rows::All)],
         }
+    }
+}
+
+/// What GGUF files of other programs call a tensor of a component, and which rows of theirs it is: BFL's names for the
+/// transformer, llama.cpp's for the text encoder. `None` for names that they do not know.
+pub(crate) fn in_gguf(component: Component, name: &str) -> Option<(String, Rows)> {
+    match component {
+        Component::Transformer => transformer::to_bfl(name),
+        Component::TextEncoder => Some((text_encoder::to_gguf(name)?, Rows::All)),
+        Component::Vae => None,
     }
 }
 
