@@ -166,10 +166,6 @@ impl Tables {
     }
 
     /// All tokens, by ascending ids.
-    #[cfg_attr(
-        not(test),
-        allow(dead_code, reason = "for tests, and for whoever writes a tokenizer in another form")
-    )]
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &str)> {
         numbers(self.part(&self.ids)).enumerate().map(|(place, id)| (id, self.text_at(place)))
     }
