@@ -22,8 +22,11 @@ const OUTSIDE: [(&str, &str); 10] = [
 /// The layer whose halves BFL has the other way round.
 const FINAL_MODULATION: (&str, &str) = ("final_layer.adaLN_modulation.1", "norm_out.linear");
 
-/// Kinds of blocks, and their layers. Where diffusers has three layers, BFL has one of all their rows.
-const BLOCKS: [(&str, &str, &[(&str, &[&str])]); 2] = [
+/// Layers of a block. Where diffusers has three, BFL has one of all their rows.
+type Layers = &'static [(&'static str, &'static [&'static str])];
+
+/// Kinds of blocks, and their layers.
+const BLOCKS: [(&str, &str, Layers); 2] = [
     (
         "double_blocks",
         "transformer_blocks",
