@@ -189,8 +189,8 @@ def _train(rank, args):
         if rank:
             return
         part = out.with_suffix(".part")
-        foe = {"critic": opponent.state_dict(), "critic_opt": opponent_opt.state_dict()} if args.adversary else known
-        torch.save({"kind": args.kind, "step": step, "net": mean_net.state_dict(), "text": mean_text.state_dict(), **foe,
+        critic_state = {"critic": opponent.state_dict(), "critic_opt": opponent_opt.state_dict()} if args.adversary else known
+        torch.save({"kind": args.kind, "step": step, "net": mean_net.state_dict(), "text": mean_text.state_dict(), **critic_state,
                     "raw_net": net.state_dict(), "raw_text": text.state_dict(), "opt": [o.state_dict() for o in opts]}, part)
         part.rename(out)
         print(f"  step {step} validation, all/low/middle/high noise: {validation_loss(mean_net, mean_text, tok, pictures, weights)}", flush=True)
