@@ -5,9 +5,15 @@
     python flow.py ternary --steps N --decay M --from half    RUN/ternary.pt
     ... --distil --from X --to Y --teacher half               step and guidance distillation onto the four sampler sigmas
 
-Each run resumes from its own checkpoint. The distillation is that of Salimans and Ho, "Progressive distillation" (2022), in the
-form with a guided teacher of Meng et al., "On distillation of guided diffusion models" (2023): the student learns the mean
-velocity of the guided teacher's finer Euler path across each of its four segments.
+Each run resumes from its own checkpoint; options count from the step where it goes on.
+
+`--guide W` is model guidance (Tang et al., "Diffusion models without classifier-free guidance", 2025): the target is the data's
+velocity plus W times what the caption changes in the model's own velocity, so that the plain model comes to draw what guidance
+of scale 1/(1-W) would. `--adversary` adds the critic of critic.py at the last sampler sigma.
+
+The distillation is that of Salimans and Ho, "Progressive distillation" (2022), in the form with a guided teacher of Meng et al.,
+"On distillation of guided diffusion models" (2023): the student learns the mean velocity of the guided teacher's finer Euler path
+across each of its four segments.
 """
 
 import argparse
@@ -18,6 +24,7 @@ import time
 import torch
 
 import captions
+import critic
 import data
 import model
 import tokenizer
@@ -27,6 +34,7 @@ from parallel import average_gradients, launch, schedule
 from settings import RUN, SCENE_SEED
 
 EMPTY, NONSENSE = 0.08, 0.03
+FOCUS = (0.1, 0.2, 0.3, 0.4)  # how often each sampler sigma is drawn by --focus, from the noisiest on
 HELD_BACK = 256  # pictures of the first size, kept for the validation loss
 GUIDANCE = 1.8
 SUBSTEPS = (2, 2, 3, 6)  # teacher steps per student segment
@@ -44,13 +52,16 @@ class Pictures:
             scenes = [data.scene(SCENE_SEED[size] + i) for i in range(len(z))]
             self.parts.append((size, float(weight), z, scenes))
 
-    def batch(self, shared, rng, count):
-        """(latents, captions, (h, w)). `shared` draws the size, alike in both processes, so that neither waits for a larger one."""
+        self.first = (self.parts[0][0][1] // 16, self.parts[0][0][0] // 16)
+
+    def batch(self, shared, rng, count, full=0.0):
+        """(latents, captions, (h, w)). `shared` draws the size, alike in both processes, so that neither waits for a larger one;
+        `full` is the share of captions that leave nothing out."""
         k = shared.choices(range(len(self.parts)), [p[1] for p in self.parts])[0]
         size, _, z, scenes = self.parts[k]
         last = len(z) - (HELD_BACK if k == 0 else 0)
         at = [rng.randrange(last) for _ in range(count)]
-        words = ["" if rng.random() < EMPTY else captions.caption(rng, scenes[i], nonsense=NONSENSE)[0] for i in at]
+        words = ["" if rng.random() < EMPTY else captions.caption(rng, scenes[i], rng.random() < full, NONSENSE)[0] for i in at]
         return z[at].float(), words, (size[1] // 16, size[0] // 16)
 
     def validation(self):
@@ -98,6 +109,29 @@ def guided(net, x, t, context, ids):
     return u + GUIDANCE * (c - u)
 
 
+def times(g, count, tokens, focus):
+    """Noise levels [count]: with chance `focus` near one of the four sampler sigmas, else spread over all (logit-normal)."""
+    spread = torch.sigmoid(0.6 + 1.2 * torch.randn(count, generator=g))
+    s = torch.tensor(model.sigmas(tokens)[:4], dtype=torch.float32)
+    near = s[torch.multinomial(torch.tensor(FOCUS), count, replacement=True, generator=g)]
+    near = (near + 0.01 * torch.randn(count, generator=g)).clamp(max=1)
+    return torch.where(torch.rand(count, generator=g) < focus, near, spread)
+
+
+def with_adversary(gradient, v, x, x0, t, opponent, share, h, w):
+    """The regression's gradient by v [B, tokens, 128], plus on rows near the last sampler sigma the critic's, `share` times as
+    long; and those rows' clean latents as (real, generated), or None where there are no such rows."""
+    rows = (t - model.sigmas(h * w)[3]).abs() < 0.04
+    if not rows.any():
+        return gradient, None
+    at = v.detach()[rows].requires_grad_()
+    fake = x[rows] - t[rows, None, None] * at
+    (push,) = torch.autograd.grad(-opponent(fake, h, w).mean(), at)
+    gradient = gradient.clone()
+    gradient[rows] += share * push * (gradient[rows].norm() / (push.norm() + 1e-12))
+    return gradient, (x0[rows], fake.detach())
+
+
 def optimizers(net, text, args):
     """Muon for the block linears and the text encoder's layers, AdamW for the rest; each group remembers its peak learning rate."""
     inner = [m.weight for _, m in model.block_linears(net)]
@@ -130,7 +164,7 @@ def _train(rank, args):
     if args.distil:
         text.requires_grad_(False)
         teacher, teacher_text = load(args.teacher, tok.get_vocab_size())
-        empty = tokenizer.encode(tok, [""])
+    empty = tokenizer.encode(tok, [""])
     params = [p for m in (net, text) for p in m.parameters() if p.requires_grad]
     opts = optimizers(net, text, args)
     mean_net, mean_text = copy.deepcopy(net), copy.deepcopy(text)
@@ -144,6 +178,7 @@ def _train(rank, args):
         mean_text.load_state_dict(state["text"])
     means = [p.requires_grad_(False) for m in (mean_net, mean_text) for p in m.parameters()]
     live = [p for m in (net, text) for p in m.parameters()]
+    known = {k: state[k] for k in ("critic", "critic_opt") if k in state} if state else {}
     del state
     if rank == 0:
         sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (net, text)]
@@ -154,11 +189,21 @@ def _train(rank, args):
         if rank:
             return
         part = out.with_suffix(".part")
-        torch.save({"kind": args.kind, "step": step, "net": mean_net.state_dict(), "text": mean_text.state_dict(),
+        critic_state = {"critic": opponent.state_dict(), "critic_opt": opponent_opt.state_dict()} if args.adversary else known
+        torch.save({"kind": args.kind, "step": step, "net": mean_net.state_dict(), "text": mean_text.state_dict(), **critic_state,
                     "raw_net": net.state_dict(), "raw_text": text.state_dict(), "opt": [o.state_dict() for o in opts]}, part)
         part.rename(out)
         print(f"  step {step} validation, all/low/middle/high noise: {validation_loss(mean_net, mean_text, tok, pictures, weights)}", flush=True)
 
+    if args.adversary:
+        opponent, verdicts = critic.build(), 2.0
+        opponent_opt = torch.optim.AdamW(opponent.parameters(), critic.LR, betas=critic.BETAS, weight_decay=0.01)
+        for p in opponent.parameters():
+            p.grad = torch.zeros_like(p)
+        if source == out and "critic" in known:
+            opponent.load_state_dict(known["critic"])
+            opponent_opt.load_state_dict(known["critic_opt"])
+    compiled = [torch.compile(m, dynamic=False) for m in (net, text)] if args.compile else [net, text]
     began, running = time.time(), None
     for step in range(first, args.steps):
         for o in opts:
@@ -166,7 +211,7 @@ def _train(rank, args):
                 group["lr"] = schedule(step, args.steps, args.decay, args.warmup, group["peak"])
         rng = random.Random(f"{name} {step} {rank}")
         g = torch.Generator().manual_seed(step * 2 + rank + 10_000_000 * len(name))
-        x0, words, (h, w) = pictures.batch(random.Random(step), rng, args.batch)
+        x0, words, (h, w) = pictures.batch(random.Random(step), rng, args.batch, args.full)
         ids = model.positions(h, w)
         noise = torch.randn(x0.shape, generator=g)
         tokens = tokenizer.encode(tok, words)
@@ -182,12 +227,30 @@ def _train(rank, args):
                     y = y + ((b - a) / n)[:, None, None] * guided(teacher, y, a + (b - a) * j / n, both, ids)
             t, target = a, (y - x) / (b - a)[:, None, None]
         else:
-            t = torch.sigmoid(0.6 + 1.2 * torch.randn(args.batch, generator=g))
+            t = times(g, args.batch, h * w, args.focus)
             x, target = torch.lerp(x0, noise, t[:, None, None]), noise - x0
-        loss = (weights * (model.velocity(net, x, t, text(*tokens), ids) - target) ** 2).mean()
+        fast, fast_text = compiled if (h, w) == pictures.first else (net, text)
+        v = model.velocity(fast, x, t, fast_text(*tokens), ids)
+        if args.guide:
+            with torch.no_grad():
+                free = model.velocity(fast, x, t, text(*empty).expand(args.batch, -1, -1), ids)
+            target = target + args.guide * (v.detach() - free)
+        loss = (weights * (v - target) ** 2).mean()
         for o in opts:
             o.zero_grad(set_to_none=True)
-        loss.backward()
+        if args.adversary:
+            (gradient,) = torch.autograd.grad(loss, v)
+            gradient, pair = with_adversary(gradient, v, x, x0, t, opponent, args.adversary, h, w)
+            v.backward(gradient)
+            opponent_opt.zero_grad(set_to_none=False)
+            if pair:
+                verdict = critic.hinge(opponent, *pair, h, w)
+                verdict.backward()
+                verdicts = 0.95 * verdicts + 0.05 * verdict.item()
+            average_gradients(list(opponent.parameters()))
+            opponent_opt.step()
+        else:
+            loss.backward()
         average_gradients(params)
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         for o in opts:
@@ -197,7 +260,8 @@ def _train(rank, args):
             torch._foreach_lerp_(means, [p.detach() for p in live], 1 - min(args.average, (1 + step) / (10 + step)))
         running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
         if rank == 0 and (done % 25 == 0 or done == 10):
-            print(f"step {done} loss {running:.4f} {torch.distributed.get_world_size() * args.batch * (done - first) / (time.time() - began):.1f} pictures/s", flush=True)
+            print(f"step {done} loss {running:.4f} {torch.distributed.get_world_size() * args.batch * (done - first) / (time.time() - began):.1f} pictures/s"
+                  + (f", critic {verdicts:.3f}" if args.adversary else ""), flush=True)
         if done % args.every == 0 or done == args.steps:
             save(done)
 
@@ -214,6 +278,11 @@ if __name__ == "__main__":
     p.add_argument("--every", type=int, default=200)
     p.add_argument("--average", type=float, default=0.995, help="decay of the running mean of the weights")
     p.add_argument("--sizes", default="128x128:0.8,160x112:0.1,112x160:0.1")
+    p.add_argument("--guide", type=float, default=0.0, help="model guidance w: serves without guidance what scale 1/(1-w) would")
+    p.add_argument("--focus", type=float, default=0.0, help="share of noise levels near the sampler's")
+    p.add_argument("--full", type=float, default=0.0, help="share of captions that leave nothing out")
+    p.add_argument("--adversary", type=float, default=0.0, help="length of the critic's gradient as a share of the regression's")
+    p.add_argument("--compile", action="store_true", help="torch.compile for the first size: a quarter faster after minutes")
     p.add_argument("--from", dest="start", help="checkpoint whose averaged weights to start from")
     p.add_argument("--to", help="name of the checkpoint, if not the kind")
     p.add_argument("--distil", action="store_true")
