@@ -343,17 +343,6 @@ impl Isa {
         }
     }
 
-    /// NEON, wherever it is not lowered to the baseline.
-    #[cfg(target_arch = "aarch64")]
-    pub(crate) fn neon(self) -> Option<Neon> {
-        match self {
-            Self::Portable(_) => None,
-            Self::Neon(t) => Some(t),
-            Self::DotProd(t) => Some(t.lower()),
-            Self::I8mm(t) => Some(t.lower().lower()),
-        }
-    }
-
     pub(crate) fn vectors(self) -> Vectors {
         match self {
             Self::Portable(t) => Vectors::Portable(t),

@@ -159,32 +159,35 @@ fn tables(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Option
 /// Calls `$body` with `$tile` bound to the token of these vectors, `$Number` to the type of these numbers, and `$w` to the
 /// binary or ternary weights.
 macro_rules! with_tables {
-    ($vectors:expr, $numbers:expr, $weights:expr, |$tile:ident, $Number:ident, $w:ident| $body:expr) => {{
-        macro_rules! with_numbers {
-                    ($t:expr) => {{
-                        let $tile = $t;
-                        match $numbers {
-                            Numbers::Integers => {
-                                type $Number = i16;
-                                each_sign_kind!($weights, $w => $body)
-                            }
-                            Numbers::Floats => {
-                                type $Number = f32;
-                                each_sign_kind!($weights, $w => $body)
-                            }
-                        }
-                    }};
-                }
+    ($vectors:expr, $numbers:expr, $weights:expr, |$tile:ident, $Number:ident, $w:ident| $body:expr) => {
         match $vectors {
-            Vectors::Portable(t) => with_numbers!(t),
+            Vectors::Portable(t) => with_numbers!(t, $numbers, $weights, |$tile, $Number, $w| $body),
             #[cfg(target_arch = "x86_64")]
-            Vectors::Avx2(t) => with_numbers!(t),
+            Vectors::Avx2(t) => with_numbers!(t, $numbers, $weights, |$tile, $Number, $w| $body),
             #[cfg(target_arch = "x86_64")]
-            Vectors::Avx512(t) => with_numbers!(t),
+            Vectors::Avx512(t) => with_numbers!(t, $numbers, $weights, |$tile, $Number, $w| $body),
+        }
+    };
+}
+use with_tables;
+
+/// The part of it behind the choice of vectors.
+macro_rules! with_numbers {
+    ($token:expr, $numbers:expr, $weights:expr, |$tile:ident, $Number:ident, $w:ident| $body:expr) => {{
+        let $tile = $token;
+        match $numbers {
+            Numbers::Integers => {
+                type $Number = i16;
+                each_sign_kind!($weights, $w => $body)
+            }
+            Numbers::Floats => {
+                type $Number = f32;
+                each_sign_kind!($weights, $w => $body)
+            }
         }
     }};
 }
-use with_tables;
+use with_numbers;
 
 /// Chooses where tables do not: calls `$body` with `$kernel` bound to the microkernel for these weights on this
 /// instruction set with activations of this precision, and `$w` to the weights of whatever kind.
