@@ -3,8 +3,8 @@
 //! with a memory operand whose address comes from the bits of the weights.
 //!
 //! For a CPU that is two loads and two additions a cycle, each of which stands for five or six multiply-accumulates in
-//! every lane; nothing is permuted, and nothing waits for a port that is there once. Tables of a pass fill 32 KiB at most
-//! ([`Alphabet::ENTRIES`] entries of a vector), which is what a first-level cache holds.
+//! every lane; nothing is permuted, and nothing waits for a port that is there once. Tables of a pass ([`Alphabet::ENTRIES`] entries
+//! of a vector) fill 32 KiB with 512-bit vectors, 41 for ternary weights, and half of that with 256-bit ones.
 #![expect(unsafe_code, reason = "loads of vectors at addresses that come from weights")]
 
 use std::marker::PhantomData;
@@ -117,6 +117,7 @@ macro_rules! add_entries {
         sums.0.add(sums.1)
     }};
 }
+
 /// Weights of -1 and +1: each 16 bits are three fields, of 6, 5 and 5 inputs.
 #[derive(Clone, Copy)]
 pub(crate) struct Signs;

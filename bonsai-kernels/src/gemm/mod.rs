@@ -153,7 +153,9 @@ fn tables(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Option
         Vectors::Avx512(t) if !t.holds_tables() => Vectors::Avx2(t.lower()),
         vectors => vectors,
     };
-    table::takes(group_size).then_some((vectors, numbers))
+    // what has no weights has no tables either
+    let any = weights.rows() > 0 && weights.cols() > 0;
+    (any && table::takes(group_size)).then_some((vectors, numbers))
 }
 
 /// Calls `$body` with `$tile` bound to the token of these vectors, `$Number` to the type of these numbers, and `$w` to the

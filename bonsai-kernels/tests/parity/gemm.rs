@@ -1,7 +1,6 @@
 //! Products with all kinds of weights, activations as they are.
 
-use bonsai_kernels::gemm::{self, Epilogue};
-use bonsai_kernels::weights::FloatType;
+use bonsai_kernels::gemm::{self, ActivationPrecision, Epilogue};
 use bonsai_kernels::{Cpu, Isa};
 use ndarray::Array2;
 
@@ -53,25 +52,48 @@ fn gemm_of_every_kind_stays_inside_its_bound() {
 #[test]
 fn epilogues_add_what_they_say() {
     let mut random = Random(2);
-    let (m, n, k) = (9, 37, 70);
+    let (m, n, k) = (9, 137, 70);
     let x = random.matrix(m, k);
-    let weights = random.dense(n, k, FloatType::F32);
     let bias = random.values(n);
     let before = random.matrix(m, n);
-    for isa in Isa::available() {
-        let cpu = Cpu::new(isa);
-        let mut plain = Array2::zeros((m, n));
-        gemm::matmul(&cpu, x.view(), &weights, plain.view_mut(), Epilogue::Store).unwrap();
-        let check = |epilogue, expected: &dyn Fn(f32, f32, f32) -> f32| {
-            let mut out = before.clone();
-            gemm::matmul(&cpu, x.view(), &weights, out.view_mut(), epilogue).unwrap();
-            for ((i, j), &got) in out.indexed_iter() {
-                assert_eq!(got, expected(before[[i, j]], plain[[i, j]], bias[j]));
+    for weights in all_kinds(&mut random, n, k, 64) {
+        for (isa, precision) in precisions() {
+            let cpu = Cpu::new(isa).with_precision(precision);
+            let mut plain = Array2::zeros((m, n));
+            gemm::matmul(&cpu, x.view(), &weights, plain.view_mut(), Epilogue::Store).unwrap();
+            let check = |epilogue, expected: &dyn Fn(f32, f32, f32) -> f32| {
+                let mut out = before.clone();
+                gemm::matmul(&cpu, x.view(), &weights, out.view_mut(), epilogue).unwrap();
+                for ((i, j), &got) in out.indexed_iter() {
+                    assert_eq!(got, expected(before[[i, j]], plain[[i, j]], bias[j]));
+                }
+            };
+            check(Epilogue::Bias(&bias), &|_, p, b| p + b);
+            check(Epilogue::Add, &|o, p, _| o + p);
+            check(Epilogue::AddBias(&bias), &|o, p, b| o + (p + b));
+        }
+    }
+}
+
+/// All pairs of an instruction set and one of the precisions that go through tables of floats and of integers.
+fn precisions() -> impl Iterator<Item = (Isa, ActivationPrecision)> {
+    let both = [ActivationPrecision::F32, ActivationPrecision::Int16];
+    Isa::available().into_iter().flat_map(move |isa| both.map(|precision| (isa, precision)))
+}
+
+#[test]
+fn what_is_empty_is_no_fault() {
+    let mut random = Random(4);
+    for (m, n, k) in [(0, 3, 128), (5, 0, 128), (5, 3, 0)] {
+        let x = random.matrix(m, k);
+        for weights in all_kinds(&mut random, n, k, 128) {
+            for (isa, precision) in precisions() {
+                let cpu = Cpu::new(isa).with_precision(precision);
+                let mut out = Array2::ones((m, n));
+                gemm::matmul(&cpu, x.view(), &weights, out.view_mut(), Epilogue::Store).unwrap();
+                assert!(out.iter().all(|&y| y == 0.0), "{} {m}x{n}x{k} {}", isa.name(), weights.kind());
             }
-        };
-        check(Epilogue::Bias(&bias), &|_, p, b| p + b);
-        check(Epilogue::Add, &|o, p, _| o + p);
-        check(Epilogue::AddBias(&bias), &|o, p, b| o + (p + b));
+        }
     }
 }
 

@@ -237,6 +237,7 @@ fn turn_over<const COLUMNS: usize>(
     }
 }
 
+/// The same of four rows by four, for numbers of any type.
 #[inline(always)]
 fn transpose<N: Copy>([a, b, c, d]: [[N; QUAD]; QUAD]) -> [[N; QUAD]; QUAD] {
     [[a[0], b[0], c[0], d[0]], [a[1], b[1], c[1], d[1]], [a[2], b[2], c[2], d[2]], [a[3], b[3], c[3], d[3]]]
