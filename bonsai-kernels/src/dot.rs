@@ -351,8 +351,20 @@ macro_rules! with_dots {
                 $body
             }
             #[cfg(target_arch = "x86_64")]
+            ($crate::dot::DotPrecision::Int16, $crate::Isa::Amx(t)) => {
+                type $n = $crate::dot::Int16;
+                let $t = t.lower().lower();
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
             ($crate::dot::DotPrecision::Bf16, $crate::Isa::Avx512Bf16($t)) => {
                 type $n = $crate::dot::Bf16;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            ($crate::dot::DotPrecision::Bf16, $crate::Isa::Amx(t)) => {
+                type $n = $crate::dot::Bf16;
+                let $t = t.lower();
                 $body
             }
             (_, isa) => $crate::isa::dispatch!(isa, $t => {

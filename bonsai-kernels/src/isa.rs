@@ -51,7 +51,10 @@ impl Token for Portable {
 }
 
 macro_rules! token {
-    ($(#[$doc:meta])* $arch:literal, $token:ident, $name:literal, $detect:ident, $($feature:tt),+) => {
+    (
+        $(#[$doc:meta])* $arch:literal, $token:ident, $name:literal, $detect:ident, $($feature:tt),+
+        $(; $also:expr)?
+    ) => {
         $(#[$doc])*
         #[cfg(target_arch = $arch)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,7 @@ macro_rules! token {
         impl $token {
             /// The token, if this CPU has all its instructions.
             pub fn detect() -> Option<Self> {
-                ($(std::arch::$detect!($feature))&&+).then_some(Self(()))
+                ($(std::arch::$detect!($feature))&&+ $(&& $also)?).then_some(Self(()))
             }
         }
 
@@ -133,10 +136,17 @@ token!(
     "avx512bf16", "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
     "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"
 );
+token!(
+    /// The same with products of tiles (AMX) of bytes and of bf16, which the operating system lets this process use.
+    "x86_64", Amx, "amx", is_x86_feature_detected,
+    "avx512bf16", "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
+    "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"; crate::x86_64::amx::permitted()
+);
 includes!("x86_64", AvxVnni => Avx2);
 includes!("x86_64", Avx512 => Avx2);
 includes!("x86_64", Avx512Vnni => Avx512);
 includes!("x86_64", Avx512Bf16 => Avx512Vnni);
+includes!("x86_64", Amx => Avx512Bf16);
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512 {
@@ -222,6 +232,9 @@ pub enum Isa {
     /// The same with BF16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512Bf16),
+    /// The same with AMX.
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
     /// NEON.
     #[cfg(target_arch = "aarch64")]
     Neon(Neon),
@@ -283,6 +296,7 @@ impl Isa {
             found.extend(Avx512::detect().map(Self::Avx512));
             found.extend(Avx512Vnni::detect().map(Self::Avx512Vnni));
             found.extend(Avx512Bf16::detect().map(Self::Avx512Bf16));
+            found.extend(Amx::detect().map(Self::Amx));
         }
         #[cfg(target_arch = "aarch64")]
         {
@@ -317,7 +331,7 @@ impl Isa {
         })
     }
 
-    /// `portable`, `avx2`, `avxvnni`, `avx512`, `avx512vnni`, `avx512bf16`, `neon`, `dotprod` or `i8mm`.
+    /// `portable`, `avx2`, `avxvnni`, `avx512`, `avx512vnni`, `avx512bf16`, `amx`, `neon`, `dotprod` or `i8mm`.
     pub fn name(self) -> &'static str {
         fn name_of<T: Token>(_: T) -> &'static str {
             T::NAME
@@ -334,6 +348,8 @@ impl Isa {
             Self::Avx512Vnni(t) => name_of(t),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16(t) => name_of(t),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(t) => name_of(t),
             #[cfg(target_arch = "aarch64")]
             Self::Neon(t) => name_of(t),
             #[cfg(target_arch = "aarch64")]
@@ -356,6 +372,8 @@ impl Isa {
             Self::Avx512Vnni(t) => Vectors::Avx512(t.lower()),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16(t) => Vectors::Avx512(t.lower().lower()),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(t) => Vectors::Avx512(t.lower().lower().lower()),
             // the baseline has these vectors
             #[cfg(target_arch = "aarch64")]
             Self::Neon(_) | Self::DotProd(_) | Self::I8mm(_) => Vectors::Portable(Portable),

@@ -60,6 +60,6 @@ pub use cpu::{CancelToken, Cpu, Meter};
 pub use dot::DotPrecision;
 pub use error::{KernelError, Result};
 #[cfg(target_arch = "x86_64")]
-pub use isa::{Avx2, Avx512, Avx512Bf16, Avx512Vnni, AvxVnni};
+pub use isa::{Amx, Avx2, Avx512, Avx512Bf16, Avx512Vnni, AvxVnni};
 pub use isa::{Isa, OVERRIDE, Portable, Token, UnknownIsa, Work};
 pub use threads::{ParallelFor, RayonThreads, Serial};

@@ -18,6 +18,7 @@ enum Level {
     Avx512,
     Avx512Vnni,
     Avx512Bf16,
+    Amx,
 }
 
 /// One loop: `$n` rounds of `$body` after `$setup`.
@@ -270,6 +271,7 @@ fn level(isa: Isa) -> Level {
         Isa::Avx512(_) => Level::Avx512,
         Isa::Avx512Vnni(_) => Level::Avx512Vnni,
         Isa::Avx512Bf16(_) => Level::Avx512Bf16,
+        Isa::Amx(_) => Level::Amx,
     }
 }
 

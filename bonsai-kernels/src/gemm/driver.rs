@@ -12,14 +12,12 @@ use crate::aligned::AlignedBuf;
 use crate::error::Result;
 use crate::isa::{Isa, Token, dispatch};
 
-/// Rows of one task: many enough to pay for laying out the weights, few enough to stay in the second-level cache.
-const ROWS_PER_TASK: usize = 384;
 /// Columns of one task, the most that keep all threads busy: wide tasks prepare a tile of rows less often.
 const COLUMNS_PER_TASK: [usize; 4] = [3072, 1536, 1024, 512];
 /// Tasks that each thread should have at least.
 const TASKS_PER_THREAD: usize = 4;
 /// Prepared rows are padded to a multiple of this, which every kernel's tile divides.
-const ROW_MULTIPLE: usize = 12;
+const ROW_MULTIPLE: usize = 96;
 
 /// Activations in one form, prepared once and shared by all linears that read it.
 pub(crate) struct PreparedRows<F: RowForm> {
@@ -88,7 +86,7 @@ pub(crate) fn drive<W: Sync, K: Microkernel<W>>(
     epilogue.check(columns);
     let started = Instant::now();
     assert!(ROW_MULTIPLE.is_multiple_of(K::MR), "a tile of {} rows", K::MR);
-    let row_block = ROWS_PER_TASK.next_multiple_of(ROW_MULTIPLE);
+    let row_block = K::ROWS.next_multiple_of(ROW_MULTIPLE);
     let row_blocks = rows.rows.div_ceil(row_block);
     let enough = |&c: &usize| row_blocks * columns.div_ceil(c) >= TASKS_PER_THREAD * cpu.threads();
     let column_block = COLUMNS_PER_TASK.into_iter().find(enough).unwrap_or(COLUMNS_PER_TASK[3]);
@@ -130,6 +128,7 @@ pub(super) fn split_columns(out: ArrayViewMut2<'_, f32>, columns: usize) -> Vec<
 struct Scratch<K: Microkernel<W>, W> {
     /// The panels of one pass, one behind the other.
     panels: AlignedBuf<K::Panel>,
+    /// What one tile of rows became, or each.
     operand: AlignedBuf<K::Operand>,
     /// Results of one pass: for each tile of rows, for each panel, `[MR, width]`.
     acc: AlignedBuf<f32>,
@@ -139,9 +138,10 @@ impl<W, K: Microkernel<W>> Scratch<K, W> {
     fn new(cpu: &Cpu, kernel: K, weights: &W, rows: usize, columns: usize) -> Result<Self> {
         let (width, depth) = (kernel.width(columns), kernel.depth(weights));
         let panels = columns.min(K::COLUMNS).div_ceil(width);
+        let operands_kept = if K::TILES_BY_PANELS.is_some() { rows.div_ceil(K::MR) } else { 1 };
         Ok(Self {
             panels: cpu.buffer(panels * kernel.panel_len(weights, width, depth))?,
-            operand: cpu.buffer(kernel.operand_len(depth))?,
+            operand: cpu.buffer(operands_kept * kernel.operand_len(depth))?,
             acc: cpu.buffer(rows * panels * width)?,
         })
     }
@@ -180,11 +180,33 @@ fn task<W, K: Microkernel<W>>(
                 let first = first_column + column + i * width;
                 kernel.prepare_weights(weights, first, width, inputs.clone(), panel);
             }
-            let operand = &mut scratch.operand[..kernel.operand_len(inputs.len())];
+            let operand_len = kernel.operand_len(inputs.len());
+            if let Some(at_once) = K::TILES_BY_PANELS {
+                for tile in 0..tiles {
+                    let operand = &mut scratch.operand[tile * operand_len..][..operand_len];
+                    kernel.prepare_tile(weights, rows.tile(first_row + tile * K::MR), inputs.clone(), operand);
+                }
+                for first in (0..tiles).step_by(at_once) {
+                    let count = at_once.min(tiles - first);
+                    for (i, panel) in all.chunks_exact(panel_len).enumerate() {
+                        let tile = Tile {
+                            rows: rows.tile(first_row + first * K::MR),
+                            operand: &scratch.operand[first * operand_len..][..count * operand_len],
+                            panels: panel,
+                            tiles: count,
+                            acc_stride: panels * tile_len,
+                        };
+                        let acc = &mut acc[(first * panels + i) * tile_len..];
+                        kernel.multiply(weights, tile, inputs.clone(), width, acc);
+                    }
+                }
+                continue;
+            }
+            let operand = &mut scratch.operand[..operand_len];
             for (tile, acc) in acc.chunks_exact_mut(panels * tile_len).enumerate() {
                 let rows: TileRows<'_, Element<K, W>> = rows.tile(first_row + tile * K::MR);
                 kernel.prepare_tile(weights, rows, inputs.clone(), operand);
-                let tile = Tile { rows, operand: &*operand, panels: &*all };
+                let tile = Tile { rows, operand: &*operand, panels: &*all, tiles: 1, acc_stride: 0 };
                 kernel.multiply(weights, tile, inputs.clone(), width, acc);
             }
         }

@@ -14,6 +14,11 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
     const NAME: &'static str;
     /// Rows of one tile; divides [`ROW_MULTIPLE`](super::driver::ROW_MULTIPLE), to which rows of zeros pad.
     const MR: usize;
+    /// Rows of one task: many enough to pay for laying out the weights, few enough to stay in the second-level cache.
+    const ROWS: usize = 384;
+    /// Tiles of rows that one panel after the other meets, where it is not one tile after the other that meets all panels:
+    /// so many that their inputs of a pass stay in the second-level cache.
+    const TILES_BY_PANELS: Option<usize> = None;
     /// Columns that pass by before the next tile of rows is prepared: as many as make `prepare_tile` cheap, as few as
     /// keep their panels in the second-level cache.
     const COLUMNS: usize;
@@ -50,7 +55,8 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
         inputs: Range<usize>,
         operand: &mut [Self::Operand],
     );
-    /// `acc += rows * weights` over `inputs` for all panels, `acc` `[panels][MR][width]`.
+    /// `acc += rows * weights` over `inputs` for all panels, `acc` `[panels][MR][width]`; if `TILES_BY_PANELS`, for
+    /// some tiles of rows and one panel.
     fn multiply(
         self,
         weights: &W,
@@ -82,4 +88,8 @@ pub(crate) struct Tile<'a, K: Microkernel<W>, W> {
     pub(crate) operand: &'a [K::Operand],
     /// The panels of a pass, one behind the other.
     pub(crate) panels: &'a [K::Panel],
+    /// Tiles of rows, whose operands stand one behind the other.
+    pub(crate) tiles: usize,
+    /// From the sums of one tile to those of the next.
+    pub(crate) acc_stride: usize,
 }

@@ -8,10 +8,14 @@ mod epilogue;
 mod f32_kernel;
 mod few_rows;
 mod int_kernel;
+#[cfg(target_arch = "x86_64")]
+mod matrix_kernel;
 mod microkernel;
 mod precision;
 pub mod reference;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod split_rows;
 mod table;
 
 pub use epilogue::Epilogue;
@@ -24,6 +28,8 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::Cpu;
 use crate::error::Result;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Amx;
 use crate::isa::{Isa, Vectors, dispatch};
 use crate::table::TableTile;
 use crate::weights::{Weights, each_kind};
@@ -32,6 +38,8 @@ use bit_rows::{SignBits, TritBits};
 use driver::PreparedRows;
 use f32_kernel::F32Kernel;
 use int_kernel::IntKernel;
+#[cfg(target_arch = "x86_64")]
+use matrix_kernel::{Bf16Signs, Int8Codes, Int16Codes, MatrixKernel};
 use microkernel::Microkernel;
 use rows::{Bf16Rows, Int8Rows, Int16Rows, PlainRows, RowForm};
 use table::{TableNumber, TableRows};
@@ -79,6 +87,12 @@ impl<'a> Activations<'a> {
                 }
             }
             _ => {}
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some((t, choice)) = Matrix::of(self.isa, self.precision, weights) {
+            return with_matrix!(t, choice, weights, |kernel, w| {
+                self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
+            });
         }
         if let Some((vectors, numbers)) = tables(self.isa, self.precision, weights) {
             return with_tables!(vectors, numbers, weights, |tile, Number, w| {
@@ -129,6 +143,102 @@ impl<'a> Activations<'a> {
         Ok(rows)
     }
 }
+
+/// How products of tiles multiply.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+enum Matrix {
+    Int16Signs,
+    Int16Codes,
+    Int8Signs,
+    Int8Codes,
+    Int8RowSigns,
+    Int8RowCodes,
+    Bf16Signs,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Matrix {
+    /// If they do.
+    fn of(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Option<(Amx, Self)> {
+        use ActivationPrecision as P;
+        let (Isa::Amx(t), Some(group_size)) = (isa, weights.group_size()) else { return None };
+        let signs = matches!(weights, Weights::Binary(_) | Weights::Ternary(_));
+        // whole steps make up a group
+        let choice = match precision {
+            _ if !table::takes(group_size) => return None,
+            P::F32 => return None,
+            P::Bf16 if signs => Self::Bf16Signs,
+            P::Bf16 => return None,
+            P::Int16 if signs => Self::Int16Signs,
+            P::Int16 => Self::Int16Codes,
+            P::Int8Row if signs => Self::Int8RowSigns,
+            P::Int8Row => Self::Int8RowCodes,
+            _ if signs => Self::Int8Signs,
+            _ => Self::Int8Codes,
+        };
+        Some((t, choice))
+    }
+}
+
+/// Calls `$body` with `$kernel` bound to the kernel of tiles of this choice, and `$w` to the weights.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_matrix {
+    ($t:expr, $choice:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {
+        match $choice {
+            Matrix::Int16Signs => {
+                with_tiles!($t, Int16Codes::<false>, each_sign_kind, $weights, |$kernel, $w| $body)
+            }
+            Matrix::Int16Codes => {
+                with_tiles!($t, Int16Codes::<true>, each_affine_kind, $weights, |$kernel, $w| $body)
+            }
+            Matrix::Int8Signs => {
+                with_tiles!($t, Int8Codes::<false, false>, each_sign_kind, $weights, |$kernel, $w| $body)
+            }
+            Matrix::Int8Codes => {
+                with_tiles!($t, Int8Codes::<false, true>, each_affine_kind, $weights, |$kernel, $w| $body)
+            }
+            Matrix::Int8RowSigns => {
+                with_tiles!($t, Int8Codes::<true, false>, each_sign_kind, $weights, |$kernel, $w| $body)
+            }
+            Matrix::Int8RowCodes => {
+                with_tiles!($t, Int8Codes::<true, true>, each_affine_kind, $weights, |$kernel, $w| $body)
+            }
+            Matrix::Bf16Signs => with_tiles!($t, Bf16Signs, each_sign_kind, $weights, |$kernel, $w| $body),
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use with_matrix;
+
+/// One arm of it: `$each` binds the weights.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_tiles {
+    ($t:expr, $schedule:expr, $each:ident, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {
+        $each!($weights, $w => {
+            let $kernel = MatrixKernel($t, $schedule);
+            $body
+        })
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use with_tiles;
+
+/// Calls `$body` with `$w` bound to weights of codes with scale and bias.
+#[cfg(target_arch = "x86_64")]
+macro_rules! each_affine_kind {
+    ($weights:expr, $w:ident => $body:expr) => {
+        match $weights {
+            Weights::Int1($w) => $body,
+            Weights::Int2($w) => $body,
+            Weights::Int4($w) => $body,
+            Weights::Int8($w) => $body,
+            _ => unreachable!("chosen for weights of codes with biases"),
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use each_affine_kind;
 
 /// What tables hold.
 #[derive(Clone, Copy)]
@@ -238,6 +348,10 @@ macro_rules! with_int_kernel {
                 each_code_kind!($weights, $w => { let $kernel = IntKernel(t.lower(), $rows); $body })
             }
             #[cfg(target_arch = "x86_64")]
+            (Isa::Amx(t), _) => {
+                each_code_kind!($weights, $w => { let $kernel = IntKernel(t.lower().lower(), $rows); $body })
+            }
+            #[cfg(target_arch = "x86_64")]
             (Isa::AvxVnni(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
             #[cfg(target_arch = "aarch64")]
             (Isa::Neon(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
@@ -263,6 +377,8 @@ macro_rules! with_bit_kernel {
             (Isa::Avx512Vnni(t), _) => with_bit_tile!(t, $weights, $rows, |$kernel, $w| $body),
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512Bf16(t), _) => with_bit_tile!(t.lower(), $weights, $rows, |$kernel, $w| $body),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx(t), _) => with_bit_tile!(t.lower().lower(), $weights, $rows, |$kernel, $w| $body),
             (_, Vectors::Portable(t)) => with_bit_tile!(t, $weights, $rows, |$kernel, $w| $body),
             #[cfg(target_arch = "x86_64")]
             (_, Vectors::Avx2(t)) => with_bit_tile!(t, $weights, $rows, |$kernel, $w| $body),
@@ -366,6 +482,10 @@ pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) 
             _ => K::NAME.to_owned(),
         };
         format!("{}-{name}-{}x{}", isa.name(), K::MR, kernel.width(usize::MAX))
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some((t, choice)) = Matrix::of(isa, precision, weights) {
+        return with_matrix!(t, choice, weights, |kernel, w| describe(isa, precision, kernel, w));
     }
     if let Some((vectors, numbers)) = tables(isa, precision, weights) {
         fn rows<N: TableNumber, T: TableTile<N>>(_: T) -> usize {

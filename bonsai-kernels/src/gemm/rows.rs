@@ -8,8 +8,9 @@ use crate::isa::{Isa, Token, Work, dispatch};
 /// Inputs that share a scale, or a bound: the group of the one-bit weights.
 pub(crate) const BLOCK: usize = 128;
 /// The sum of magnitudes over a block that 16-bit rows are scaled to. Rounding adds up to 0.5 for each of 128 inputs,
-/// and the f32 sum of magnitudes may be off by `128 * 2^-24` of itself, so that no sum exceeds `i16::MAX`.
-const LARGEST_L1: f32 = 32_700.0;
+/// and the f32 sum of magnitudes may be off by `128 * 2^-24` of itself, so that no sum exceeds `i16::MAX`, and no code the
+/// largest that is split in bytes, 32,639.
+const LARGEST_L1: f32 = 32_600.0;
 /// Adding this to a float below 2^22 leaves the nearest integer, ties to even, in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
@@ -47,6 +48,13 @@ fn padded(cols: usize) -> usize {
     cols.next_multiple_of(2 * BLOCK) + ROW_PADDING
 }
 
+/// Bytes of a row of `bytes` that is read in lines of 64: an odd multiple of an eighth of the page, so that the lines of 32
+/// rows spread over all sets of a cache.
+pub(super) fn line_stride(bytes: usize) -> usize {
+    const EIGHTH: usize = 512;
+    (bytes.div_ceil(EIGHTH) | 1) * EIGHTH
+}
+
 fn blocks(cols: usize) -> usize {
     cols.next_multiple_of(2 * BLOCK) / BLOCK
 }
@@ -55,7 +63,7 @@ fn blocks(cols: usize) -> usize {
 pub(crate) const SUMMED: usize = 32;
 
 /// Sums of a row, which stand behind its scales.
-fn sums(cols: usize) -> usize {
+pub(super) fn sums(cols: usize) -> usize {
     cols.next_multiple_of(2 * BLOCK) / SUMMED
 }
 
@@ -111,7 +119,7 @@ fn round_to_bf16(x: &[f32], row: &mut [f32]) {
 }
 
 #[inline(always)]
-fn nearest_bf16(x: f32) -> f32 {
+pub(super) fn nearest_bf16(x: f32) -> f32 {
     let bits = x.to_bits();
     // a NaN is cut, which may not make it infinite
     let rounded = if x.is_nan() { bits | 0x0040_0000 } else { bits + 0x7fff + (bits >> 16 & 1) };
@@ -166,9 +174,15 @@ impl Work for Int16Row<'_> {
     fn work(self) {
         let (scale, sums) = self.scales.split_at_mut(1);
         scale[0] = quantize_int16(self.x, self.row);
-        for (sum, codes) in sums.iter_mut().zip(self.row.chunks_exact(SUMMED)) {
-            *sum = codes.iter().map(|&c| i32::from(c)).sum::<i32>() as f32;
-        }
+        sum_codes(self.row, sums);
+    }
+}
+
+/// Sums of the codes over each [`SUMMED`] inputs.
+#[inline(always)]
+pub(super) fn sum_codes<C: Copy + Into<i32>>(codes: &[C], sums: &mut [f32]) {
+    for (sum, codes) in sums.iter_mut().zip(codes.chunks_exact(SUMMED)) {
+        *sum = codes.iter().map(|&code| code.into()).sum::<i32>() as f32;
     }
 }
 
@@ -278,9 +292,7 @@ impl Work for Int8Row<'_> {
                 scales.fill(mean_magnitude(self.x));
             }
         }
-        for (sum, codes) in sums.iter_mut().zip(self.row.chunks_exact(SUMMED)) {
-            *sum = codes.iter().map(|&c| i32::from(c)).sum::<i32>() as f32;
-        }
+        sum_codes(self.row, sums);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Kernels that name instructions of x86-64.
 
+pub(crate) mod amx;
 mod bit_tile;
 mod dot;
 mod int_tile;

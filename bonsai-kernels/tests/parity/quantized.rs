@@ -60,7 +60,7 @@ fn quantized(x: &Array2<f32>, precision: ActivationPrecision) -> (Array2<i64>, A
             sums.iter().sum::<f32>()
         };
         *scale = f64::from(match precision {
-            ActivationPrecision::Int16 => row.chunks(BLOCK).map(l1).fold(0.0, f32::max) / 32_700.0,
+            ActivationPrecision::Int16 => row.chunks(BLOCK).map(l1).fold(0.0, f32::max) / 32_600.0,
             ActivationPrecision::Int8 => largest(block) / 127.0,
             ActivationPrecision::Int8Row => largest(&row) / 127.0,
             ActivationPrecision::Int4 => largest(block) / 7.0,
@@ -155,7 +155,7 @@ fn integer_sums_are_exact() {
 /// Makes the sum of magnitudes what 16-bit rows are scaled to.
 fn fill_up(block: &mut &mut [f32]) {
     let others: f32 = block[1..].iter().map(|x| x.abs()).sum();
-    block[0] = 32_700.0 - others;
+    block[0] = 32_600.0 - others;
 }
 
 /// The same codes with scales of 1 and whole biases.
