@@ -67,7 +67,7 @@ impl ComponentArgs {
 
 #[derive(Debug, Args)]
 pub struct KernelArgs {
-    /// Instruction set, no better than this CPU's: portable, avx2, avxvnni, avx512, avx512vnni, avx512bf16; neon, dotprod, i8mm [default: $BONSAI_ISA, else the best]
+    /// Instruction set, no better than this CPU's: portable, avx2, avxvnni, avx512, avx512vnni, avx512bf16, amx; neon, dotprod, i8mm [default: $BONSAI_ISA, else the best]
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
     /// How activations enter the linears with packed weights: f32 is exact, int16 finer than bf16 and faster, the rest

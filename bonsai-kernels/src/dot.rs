@@ -44,14 +44,12 @@ impl DotPrecision {
     /// What attention and convolution use on this handle: f32 where linears do, otherwise what is fastest on this CPU
     /// among the formats no coarser than bf16. Never decided by timing, so that results stay the same.
     pub fn chosen(cpu: &Cpu) -> Self {
-        let fast_bf16 = || match cpu.isa() {
+        let wanted = match (cpu.precision(), cpu.isa()) {
+            (ActivationPrecision::F32, _) => Self::F32,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16(t) => t.is_fast(),
-            _ => false,
-        };
-        let wanted = match cpu.precision() {
-            ActivationPrecision::F32 => Self::F32,
-            ActivationPrecision::Bf16 if fast_bf16() => Self::Bf16,
+            (ActivationPrecision::Bf16, Isa::Amx(_)) => Self::Bf16,
+            #[cfg(target_arch = "x86_64")]
+            (ActivationPrecision::Bf16, Isa::Avx512Bf16(t)) if t.is_fast() => Self::Bf16,
             // where there are such dot products, they take half as many instructions as f32 ones
             _ => Self::Int16,
         };
@@ -320,7 +318,7 @@ pub(crate) trait DotTile<N: Number>: Token {
 /// The widest panel of all.
 pub(crate) const MAX_WIDTH: usize = 64;
 /// The most rows of a tile.
-pub(crate) const MAX_MR: usize = 6;
+pub(crate) const MAX_MR: usize = 32;
 /// Words of the deepest panel: with the widest it takes 32 KiB of the first-level cache.
 pub(crate) const DEPTH: usize = 128;
 
@@ -362,9 +360,8 @@ macro_rules! with_dots {
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            ($crate::dot::DotPrecision::Bf16, $crate::Isa::Amx(t)) => {
+            ($crate::dot::DotPrecision::Bf16, $crate::Isa::Amx($t)) => {
                 type $n = $crate::dot::Bf16;
-                let $t = t.lower();
                 $body
             }
             (_, isa) => $crate::isa::dispatch!(isa, $t => {

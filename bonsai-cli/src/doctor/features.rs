@@ -1,12 +1,15 @@
 //! Instructions that kernels ask for, and whether this CPU has them.
 
+#[cfg(target_arch = "x86_64")]
+use bonsai_core::Isa;
+
 /// Name and presence of each.
 #[cfg(target_arch = "x86_64")]
 pub fn all() -> Vec<(&'static str, bool)> {
     macro_rules! each {
         ($($feature:tt),+ $(,)?) => { vec![$(($feature, std::arch::is_x86_feature_detected!($feature))),+] };
     }
-    each![
+    let mut found = each![
         "ssse3",
         "popcnt",
         "avx",
@@ -25,7 +28,10 @@ pub fn all() -> Vec<(&'static str, bool)> {
         "avx512vpopcntdq",
         "avx512bf16",
         "avx512fp16",
-    ]
+    ];
+    // as far as the operating system lets this process use it
+    found.push(("amx", Isa::named("amx").is_ok()));
+    found
 }
 
 /// Name and presence of each.

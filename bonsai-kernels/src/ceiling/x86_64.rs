@@ -8,6 +8,7 @@ use std::arch::asm;
 
 use super::{Ceiling, CeilingLoop};
 use crate::Isa;
+use crate::x86_64::amx;
 
 /// What a loop needs, in the order of [`Isa`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -234,16 +235,48 @@ register_loop!(zmm lookup_vbmi_zmm, ".macro bonsai_lookup low,high,carry
     bonsai_lookup 26,27,28
     .purgem bonsai_lookup");
 
+/// Four tiles of 16 x 16 sums, all zero.
+macro_rules! tile_loop {
+    ($name:ident, $instruction:literal) => {
+        fn $name(n: u64) {
+            // SAFETY: `loops` lists it where tiles may be used; they are configured before and given back after.
+            unsafe {
+                amx::configure();
+                amx::zero_sums();
+                asm!(
+                    "tilezero tmm4",
+                    "tilezero tmm5",
+                    ".p2align 6",
+                    "2:",
+                    concat!($instruction, " tmm0, tmm4, tmm5"),
+                    concat!($instruction, " tmm1, tmm4, tmm5"),
+                    concat!($instruction, " tmm2, tmm4, tmm5"),
+                    concat!($instruction, " tmm3, tmm4, tmm5"),
+                    "dec {n}",
+                    "jnz 2b",
+                    n = inout(reg) n.max(1) => _,
+                    options(nostack, nomem),
+                );
+                amx::release();
+            }
+        }
+    };
+}
+tile_loop!(bf16_tiles, "tdpbf16ps");
+tile_loop!(int8_tiles, "tdpbssd");
+
 /// All loops; which of a ceiling is the fastest differs between makers.
-const LOOPS: [(Level, CeilingLoop); 18] = {
+const LOOPS: [(Level, CeilingLoop); 20] = {
     use Ceiling::*;
     use Level::*;
     [
         (Avx512, CeilingLoop::new(F32Fma, "vfmadd231ps zmm", 24 * 16, f32_zmm)),
         (Avx2, CeilingLoop::new(F32Fma, "vfmadd231ps ymm", 14 * 8, f32_ymm)),
         (Sse2, CeilingLoop::new(F32Fma, "mulps + addps", 12 * 4, f32_xmm)),
+        (Amx, CeilingLoop::new(Bf16Dot, "tdpbf16ps", 4 * 16 * 16 * 32, bf16_tiles)),
         (Avx512Bf16, CeilingLoop::new(Bf16Dot, "vdpbf16ps zmm", 24 * 32, bf16_zmm)),
         (Avx512Bf16, CeilingLoop::new(Bf16Dot, "vdpbf16ps ymm", 14 * 16, bf16_ymm)),
+        (Amx, CeilingLoop::new(Int8Dot, "tdpbssd", 4 * 16 * 16 * 64, int8_tiles)),
         (Avx512Vnni, CeilingLoop::new(Int8Dot, "vpdpbusd zmm", 24 * 64, int8_vnni_zmm)),
         (Avx512, CeilingLoop::new(Int8Dot, "vpmaddubsw + vpaddw zmm", 16 * 64, int8_zmm)),
         (AvxVnni, CeilingLoop::new(Int8Dot, "vpdpbusd ymm", 14 * 32, int8_vnni_ymm)),

@@ -184,7 +184,12 @@ fn task<W, K: Microkernel<W>>(
             if let Some(at_once) = K::TILES_BY_PANELS {
                 for tile in 0..tiles {
                     let operand = &mut scratch.operand[tile * operand_len..][..operand_len];
-                    kernel.prepare_tile(weights, rows.tile(first_row + tile * K::MR), inputs.clone(), operand);
+                    kernel.prepare_tile(
+                        weights,
+                        rows.tile(first_row + tile * K::MR),
+                        inputs.clone(),
+                        operand,
+                    );
                 }
                 for first in (0..tiles).step_by(at_once) {
                     let count = at_once.min(tiles - first);

@@ -8,9 +8,7 @@ use super::rows::{BLOCK, Int8Rows, RowForm, SUMMED};
 use super::split_rows::{Bf16Lines, BytePairs};
 use crate::int_tile::{Bytes, Digits, IntTile, LANES, Pairs};
 use crate::isa::{Amx, Token, Work};
-use crate::x86_64::amx::{
-    Blocks, COLUMNS, Factors, LINE, ROWS, RowGroup, Schedule, TILE_WORDS, group_len,
-};
+use crate::x86_64::amx::{Blocks, COLUMNS, Factors, LINE, ROWS, RowGroup, Schedule, TILE_WORDS, group_len};
 
 /// Rows in the form `R`, weights laid out in planes, multiplied as `S` says.
 #[derive(Clone, Copy)]
@@ -130,14 +128,7 @@ impl<S: MatrixWeights<W>, W: Sync> Microkernel<W> for MatrixKernel<S> {
         }
     }
 
-    fn multiply(
-        self,
-        weights: &W,
-        tile: Tile<'_, Self, W>,
-        inputs: Range<usize>,
-        _: usize,
-        acc: &mut [f32],
-    ) {
+    fn multiply(self, weights: &W, tile: Tile<'_, Self, W>, inputs: Range<usize>, _: usize, acc: &mut [f32]) {
         let TileRows { rows, row_len, .. } = tile.rows;
         let (mut group_steps, mut count) = ([0; MOST_GROUPS], 0);
         for (steps_of, inputs) in group_steps.iter_mut().zip(groups(inputs.clone(), S::depth(weights))) {
@@ -315,7 +306,7 @@ impl<W: Codes> MatrixWeights<W> for Bf16Signs {
                     for (digits, tiles) in digits.iter().zip(tiles.chunks_exact_mut(2)) {
                         for (word, pair) in tiles[half].iter_mut().zip(digits) {
                             // the lowest bit of a digit says that it is not 0, the highest that it is negative
-                            *word = (pair & 0x0001_0001) * 0x3f80 | pair & 0x8000_8000;
+                            *word = ((pair & 0x0001_0001) * 0x3f80) | (pair & 0x8000_8000);
                         }
                     }
                 });

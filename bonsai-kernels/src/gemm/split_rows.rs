@@ -1,7 +1,7 @@
 //! Rows in lines of 64 bytes, which products of tiles take.
 
 use super::rows::{BLOCK, RowForm, line_stride, nearest_bf16, quantize_int16, sum_codes, sums};
-use crate::isa::{Isa, Work, dispatch, Token};
+use crate::isa::{Isa, Token, Work, dispatch};
 use crate::x86_64::amx::LINE;
 
 /// The inputs that rows end in zeros at.

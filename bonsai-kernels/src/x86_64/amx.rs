@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use crate::isa::Amx;
 
 /// Rows, or columns, of one tile of sums.
-const TILE: usize = 16;
+pub(super) const TILE: usize = 16;
 /// Rows of a block.
 pub(crate) const ROWS: usize = 2 * TILE;
 /// Columns of a block.
@@ -147,7 +147,8 @@ impl Amx {
         let panel_len: usize = blocks.steps.iter().map(|&steps| group_len::<S>(steps)).sum();
         assert!(blocks.panel.len() >= panel_len, "a panel");
         assert!(acc.len() >= last * blocks.acc_stride + ROWS * COLUMNS, "sums");
-        let needed = if S::ROW_SCALES || S::BIASES { last * blocks.groups_apart + blocks.steps.len() } else { 0 };
+        let needed =
+            if S::ROW_SCALES || S::BIASES { last * blocks.groups_apart + blocks.steps.len() } else { 0 };
         assert!(blocks.row_groups.len() >= needed, "groups of rows");
         // SAFETY: the token proves the instructions, and the lengths of all slices were checked.
         unsafe {
@@ -185,7 +186,7 @@ const PART: usize = 4;
 
 /// Sums of a group, four tiles.
 #[repr(C, align(64))]
-struct Sums([u32; 4 * TILE_WORDS]);
+pub(super) struct Sums([u32; 4 * TILE_WORDS]);
 
 /// Sums of a group, and what they are scaled with.
 #[derive(Clone, Copy)]
@@ -227,7 +228,7 @@ unsafe fn multiply<S: Schedule>(blocks: &Blocks<'_>, acc: &mut [f32]) {
     // function. Lines lie inside the rows, tiles and scales inside the panel, sums inside `acc`, as the lengths that were
     // checked say.
     unsafe {
-        asm!("ldtilecfg [{at}]", at = in(reg) &raw const CONFIGURATION, options(nostack, readonly, preserves_flags));
+        configure();
         for tile in 0..blocks.tiles {
             let acc = acc.as_mut_ptr().add(tile * blocks.acc_stride);
             let mut lines = blocks.rows.as_ptr().add(tile * ROWS * blocks.row_stride);
@@ -244,8 +245,8 @@ unsafe fn multiply<S: Schedule>(blocks: &Blocks<'_>, acc: &mut [f32]) {
                         for _ in 0..steps {
                             let second = if S::BYTE_PAIRS { LINE } else { TILE * blocks.row_stride };
                             load_rows(line_at, second, blocks.row_stride);
-                            load_columns(panel_at);
-                            multiply_tiles::<S>();
+                            load_columns(panel_at, 4 * TILE_WORDS, LINE);
+                            multiply_tiles(S::FACTORS);
                             add::<S>(&mut pending, parts);
                             line_at = line_at.add(S::LINES * LINE);
                             panel_at = panel_at.add(2 * TILE_WORDS);
@@ -272,14 +273,34 @@ unsafe fn multiply<S: Schedule>(blocks: &Blocks<'_>, acc: &mut [f32]) {
             }
         }
         add::<S>(&mut pending, ROWS / PART);
-        asm!("tilerelease", options(nomem, nostack, preserves_flags));
+        release();
+    }
+}
+
+/// Makes tiles usable on this thread, until [`release`].
+///
+/// # Safety
+/// This process may use tiles.
+#[inline(always)]
+pub(crate) unsafe fn configure() {
+    // SAFETY: as the caller promised.
+    unsafe {
+        asm!("ldtilecfg [{at}]", at = in(reg) &raw const CONFIGURATION, options(nostack, readonly, preserves_flags));
     }
 }
 
 /// # Safety
 /// Tiles are configured.
 #[inline(always)]
-unsafe fn zero_sums() {
+pub(crate) unsafe fn release() {
+    // SAFETY: as the caller promised.
+    unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+}
+
+/// # Safety
+/// Tiles are configured.
+#[inline(always)]
+pub(crate) unsafe fn zero_sums() {
     // SAFETY: as the caller promised.
     unsafe {
         asm!(
@@ -295,7 +316,7 @@ unsafe fn zero_sums() {
 /// # Safety
 /// Tiles are configured; a tile of lines begins at `lines`, and one `second` bytes on.
 #[inline(always)]
-unsafe fn load_rows(lines: *const u8, second: usize, stride: usize) {
+pub(super) unsafe fn load_rows(lines: *const u8, second: usize, stride: usize) {
     // SAFETY: as the caller promised.
     unsafe {
         asm!(
@@ -310,16 +331,17 @@ unsafe fn load_rows(lines: *const u8, second: usize, stride: usize) {
 }
 
 /// # Safety
-/// Tiles are configured, and two tiles of columns begin at `tiles`.
+/// Tiles are configured; a tile of columns begins at `tiles`, with its rows `stride` bytes apart, and one `second` bytes on.
 #[inline(always)]
-unsafe fn load_columns(tiles: *const u32) {
+pub(super) unsafe fn load_columns(tiles: *const u32, second: usize, stride: usize) {
     // SAFETY: as the caller promised.
     unsafe {
         asm!(
-            "tileloadd tmm6, [{tiles} + 1*{stride}]",
-            "tileloadd tmm7, [{tiles} + 1*{stride} + 1024]",
-            tiles = in(reg) tiles,
-            stride = in(reg) LINE,
+            "tileloadd tmm6, [{first} + 1*{stride}]",
+            "tileloadd tmm7, [{second} + 1*{stride}]",
+            first = in(reg) tiles,
+            second = in(reg) tiles.byte_add(second),
+            stride = in(reg) stride,
             options(nostack, readonly, preserves_flags)
         );
     }
@@ -328,7 +350,7 @@ unsafe fn load_columns(tiles: *const u32) {
 /// # Safety
 /// Tiles are configured.
 #[inline(always)]
-unsafe fn multiply_tiles<S: Schedule>() {
+pub(super) unsafe fn multiply_tiles(factors: Factors) {
     macro_rules! products {
         ($instruction:literal) => {
             asm!(
@@ -342,7 +364,7 @@ unsafe fn multiply_tiles<S: Schedule>() {
     }
     // SAFETY: as the caller promised; only tiles are read and written.
     unsafe {
-        match S::FACTORS {
+        match factors {
             Factors::SignedBytes => products!("tdpbssd"),
             Factors::UnsignedBytes => products!("tdpbsud"),
             Factors::Bf16 => products!("tdpbf16ps"),
@@ -353,7 +375,7 @@ unsafe fn multiply_tiles<S: Schedule>() {
 /// # Safety
 /// Tiles are configured, and four of them fit at `sums`.
 #[inline(always)]
-unsafe fn store_sums(sums: *mut u32) {
+pub(super) unsafe fn store_sums(sums: *mut u32) {
     // SAFETY: as the caller promised.
     unsafe {
         asm!(

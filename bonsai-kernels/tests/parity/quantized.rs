@@ -255,3 +255,25 @@ fn affine_magnitude(weights: &Weights, row: usize, col: usize) -> f64 {
         other => unreachable!("{} weights have no bias", other.kind()),
     }
 }
+
+/// Sums of 16-bit activations over a group are exact and scaled in one order: tiles make the bits that tables make.
+#[test]
+fn tiles_and_tables_make_the_same_bits() {
+    let [Ok(tiles), Ok(tables)] = ["amx", "avx512"].map(Isa::named) else {
+        println!("skipped: this CPU has no products of tiles, or may not use them");
+        return;
+    };
+    let mut random = Random(11);
+    for (m, n, k) in [(3, 5, 128), (33, 70, 640), (97, 600, 1408)] {
+        for weights in &all_kinds(&mut random, n, k, 128)[..2] {
+            let x = random.matrix(m, k);
+            let [got, want] = [tiles, tables].map(|isa| {
+                let cpu = Cpu::new(isa).with_precision(ActivationPrecision::Int16);
+                let mut y = Array2::zeros((m, n));
+                gemm::matmul(&cpu, x.view(), weights, y.view_mut(), Epilogue::Store).unwrap();
+                y
+            });
+            assert_eq!(got, want, "{} {m}x{n}x{k}", weights.kind());
+        }
+    }
+}
