@@ -157,6 +157,10 @@ enum Matrix {
     Bf16Signs,
 }
 
+/// Inputs from which on tiles outrun tables, whose sums pass by once for each 64 of them; the bits are the same.
+#[cfg(target_arch = "x86_64")]
+const DEEP: usize = 6144;
+
 #[cfg(target_arch = "x86_64")]
 impl Matrix {
     /// If they do.
@@ -170,6 +174,7 @@ impl Matrix {
             P::F32 => return None,
             P::Bf16 if signs => Self::Bf16Signs,
             P::Bf16 => return None,
+            P::Int16 if signs && weights.cols() < DEEP => return None,
             P::Int16 if signs => Self::Int16Signs,
             P::Int16 => Self::Int16Codes,
             P::Int8Row if signs => Self::Int8RowSigns,
