@@ -84,6 +84,12 @@ impl Ceiling {
             DotPrecision::Bf16 => (Self::Bf16Dot, 1.0),
             DotPrecision::Int16 => (Self::Int8Dot, 0.5),
         };
+        let isa = match isa {
+            // products of tiles know bytes and bf16
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx(t) if dots == DotPrecision::Int16 => Isa::Avx512Vnni(t.lower().lower()),
+            isa => isa,
+        };
         wanted.on(isa).map(|ceiling| (ceiling, share))
     }
 }

@@ -273,20 +273,24 @@ impl<W: Codes, const WHOLE_ROW: bool, const BIASED: bool> MatrixWeights<W> for I
     codes_in_bytes!();
 }
 
-/// bf16 times -1, 0 or 1.
+/// bf16 times codes, which bf16 holds.
 #[derive(Clone, Copy)]
-pub(crate) struct Bf16Signs;
+pub(crate) struct Bf16Codes<const BIASED: bool>;
 
-impl Schedule for Bf16Signs {
+impl<const BIASED: bool> Schedule for Bf16Codes<BIASED> {
     const FACTORS: Factors = Factors::Bf16;
+    const BIASES: bool = BIASED;
 }
 
-impl<W: Codes> MatrixWeights<W> for Bf16Signs {
+impl<W: Codes, const BIASED: bool> MatrixWeights<W> for Bf16Codes<BIASED> {
     const METHOD: &'static str = "bf16-tiles";
     type Rows = Bf16Lines;
 
     fn depth(weights: &W) -> usize {
         weights.depth()
+    }
+    fn sums(scales: &[f32]) -> &[f32] {
+        scales
     }
     fn lay_out(
         t: Amx,
@@ -304,9 +308,10 @@ impl<W: Codes> MatrixWeights<W> for Bf16Signs {
                 let how = Digits { bits: W::BITS, step: W::STEP, zero: W::ZERO };
                 spread_codes::<Pairs, W>(t, how, weights, first_column, &inputs, |half, digits| {
                     for (digits, tiles) in digits.iter().zip(tiles.chunks_exact_mut(2)) {
-                        for (word, pair) in tiles[half].iter_mut().zip(digits) {
-                            // the lowest bit of a digit says that it is not 0, the highest that it is negative
-                            *word = ((pair & 0x0001_0001) * 0x3f80) | (pair & 0x8000_8000);
+                        for (word, &pair) in tiles[half].iter_mut().zip(digits) {
+                            let [low, high] =
+                                [pair as i16, (pair >> 16) as i16].map(|digit| f32::from(digit).to_bits());
+                            *word = low >> 16 | high & 0xffff_0000;
                         }
                     }
                 });

@@ -39,7 +39,7 @@ use driver::PreparedRows;
 use f32_kernel::F32Kernel;
 use int_kernel::IntKernel;
 #[cfg(target_arch = "x86_64")]
-use matrix_kernel::{Bf16Signs, Int8Codes, Int16Codes, MatrixKernel};
+use matrix_kernel::{Bf16Codes, Int8Codes, Int16Codes, MatrixKernel};
 use microkernel::Microkernel;
 use rows::{Bf16Rows, Int8Rows, Int16Rows, PlainRows, RowForm};
 use table::{TableNumber, TableRows};
@@ -155,6 +155,7 @@ enum Matrix {
     Int8RowSigns,
     Int8RowCodes,
     Bf16Signs,
+    Bf16Codes,
 }
 
 /// Inputs from which on tiles outrun tables, whose sums pass by once for each 64 of them; the bits are the same.
@@ -173,7 +174,7 @@ impl Matrix {
             _ if !table::takes(group_size) => return None,
             P::F32 => return None,
             P::Bf16 if signs => Self::Bf16Signs,
-            P::Bf16 => return None,
+            P::Bf16 => Self::Bf16Codes,
             P::Int16 if signs && weights.cols() < DEEP => return None,
             P::Int16 if signs => Self::Int16Signs,
             P::Int16 => Self::Int16Codes,
@@ -209,7 +210,12 @@ macro_rules! with_matrix {
             Matrix::Int8RowCodes => {
                 with_tiles!($t, Int8Codes::<true, true>, each_affine_kind, $weights, |$kernel, $w| $body)
             }
-            Matrix::Bf16Signs => with_tiles!($t, Bf16Signs, each_sign_kind, $weights, |$kernel, $w| $body),
+            Matrix::Bf16Signs => {
+                with_tiles!($t, Bf16Codes::<false>, each_sign_kind, $weights, |$kernel, $w| $body)
+            }
+            Matrix::Bf16Codes => {
+                with_tiles!($t, Bf16Codes::<true>, each_affine_kind, $weights, |$kernel, $w| $body)
+            }
         }
     };
 }

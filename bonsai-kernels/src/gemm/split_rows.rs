@@ -1,6 +1,6 @@
 //! Rows in lines of 64 bytes, which products of tiles take.
 
-use super::rows::{BLOCK, RowForm, line_stride, nearest_bf16, quantize_int16, sum_codes, sums};
+use super::rows::{BLOCK, RowForm, SUMMED, line_stride, nearest_bf16, quantize_int16, sum_codes, sums};
 use crate::isa::{Isa, Token, Work, dispatch};
 use crate::x86_64::amx::LINE;
 
@@ -79,19 +79,24 @@ impl RowForm for Bf16Lines {
         line_stride(2 * padded(cols)) / 2
     }
 
-    fn scales(_: usize) -> usize {
-        0
+    fn scales(cols: usize) -> usize {
+        sums(cols)
     }
 
-    fn prepare(isa: Isa, x: &[f32], row: &mut [u16], _: &mut [f32], _: &mut Vec<i16>) {
-        dispatch!(isa, t => t.run(|| round(x, row)));
+    fn prepare(isa: Isa, x: &[f32], row: &mut [u16], scales: &mut [f32], _: &mut Vec<i16>) {
+        dispatch!(isa, t => t.run(|| round(x, row, scales)));
     }
 }
 
+/// The rounded numbers, and their sums over each [`SUMMED`] inputs.
 #[inline(always)]
-fn round(x: &[f32], row: &mut [u16]) {
-    for (out, &x) in row.iter_mut().zip(x) {
-        *out = (nearest_bf16(x).to_bits() >> 16) as u16;
+fn round(x: &[f32], row: &mut [u16], sums: &mut [f32]) {
+    for ((x, row), sum) in x.chunks(SUMMED).zip(row.chunks_mut(SUMMED)).zip(sums) {
+        for (out, &x) in row.iter_mut().zip(x) {
+            let rounded = nearest_bf16(x);
+            *sum += rounded;
+            *out = (rounded.to_bits() >> 16) as u16;
+        }
     }
 }
 
