@@ -82,6 +82,10 @@ pub(crate) struct TileRows<'a, R> {
 }
 
 /// What one call of `multiply` reads.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "several tiles at once are for products of tiles")
+)]
 pub(crate) struct Tile<'a, K: Microkernel<W>, W> {
     pub(crate) rows: TileRows<'a, Element<K, W>>,
     /// What `prepare_tile` made of the rows.

@@ -48,13 +48,6 @@ fn padded(cols: usize) -> usize {
     cols.next_multiple_of(2 * BLOCK) + ROW_PADDING
 }
 
-/// Bytes of a row of `bytes` that is read in lines of 64: an odd multiple of an eighth of the page, so that the lines of 32
-/// rows spread over all sets of a cache.
-pub(super) fn line_stride(bytes: usize) -> usize {
-    const EIGHTH: usize = 512;
-    (bytes.div_ceil(EIGHTH) | 1) * EIGHTH
-}
-
 fn blocks(cols: usize) -> usize {
     cols.next_multiple_of(2 * BLOCK) / BLOCK
 }

@@ -1,12 +1,19 @@
 //! Rows in lines of 64 bytes, which products of tiles take.
 
-use super::rows::{BLOCK, RowForm, SUMMED, line_stride, nearest_bf16, quantize_int16, sum_codes, sums};
+use super::rows::{BLOCK, RowForm, SUMMED, nearest_bf16, quantize_int16, sum_codes, sums};
 use crate::isa::{Isa, Token, Work, dispatch};
 use crate::x86_64::amx::LINE;
 
 /// The inputs that rows end in zeros at.
 fn padded(cols: usize) -> usize {
     cols.next_multiple_of(2 * BLOCK)
+}
+
+/// Bytes of a row of `bytes` that is read in lines of 64: an odd multiple of an eighth of the page, so that the lines of 32
+/// rows spread over all sets of a cache.
+fn line_stride(bytes: usize) -> usize {
+    const EIGHTH: usize = 512;
+    (bytes.div_ceil(EIGHTH) | 1) * EIGHTH
 }
 
 /// The codes of [`Int16Rows`](super::rows::Int16Rows) in two signed bytes, `code = 256 high + low`: lines of the high ones
