@@ -224,13 +224,14 @@ unsafe fn multiply<S: Schedule>(blocks: &Blocks<'_>, acc: &mut [f32]) {
         Group { sums: sums[0][0], floats: ptr::null(), row_scales: ptr::null(), row_sums: ptr::null() };
     let mut pending = Pending { groups: [nothing; AT_ONCE], count: 0, acc: ptr::null_mut(), added: ROWS };
     let mut turn = 0;
+    let acc = acc.as_mut_ptr();
     // SAFETY: all tiles are configured before they are used and given back after, and nothing in between leaves this
     // function. Lines lie inside the rows, tiles and scales inside the panel, sums inside `acc`, as the lengths that were
     // checked say.
     unsafe {
         configure();
         for tile in 0..blocks.tiles {
-            let acc = acc.as_mut_ptr().add(tile * blocks.acc_stride);
+            let acc = acc.add(tile * blocks.acc_stride);
             let mut lines = blocks.rows.as_ptr().add(tile * ROWS * blocks.row_stride);
             let mut panel = blocks.panel.as_ptr();
             for (first, steps) in blocks.steps.chunks(AT_ONCE).enumerate() {
