@@ -57,7 +57,7 @@ def restore(name):
     weights = load_file(VAE)
     model = vae.build()
     model.load_state_dict({n: w.float() if w.is_floating_point() else w for n, w in weights.items()})
-    torch.save({"vae": model.state_dict(), "raw": model.state_dict(), "step": 0}, RUN / "vae.pt")
+    torch.save({"vae": model.state_dict(), "raw": model.state_dict(), "step": 0, "statistics": True}, RUN / "vae.pt")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Judges generated pictures of the benchmark prompts, 4 steps, no guidance.
 
-    python evaluate.py binary half ternary [--count N] [--sheet FILE.png]     prints and appends to RUN/scores.json
+    python evaluate.py binary half ternary [--size WxH] [--bf16] [--count N] [--sheet FILE.png]     prints and appends to RUN/scores.json
 """
 
 import argparse
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import benchmark
+import data
 import flow
 import judge
 import model
@@ -27,15 +28,16 @@ def noise(seed, h, w):
 
 
 @torch.no_grad()
-def paint(net, text, tok, autoencoder, rows, size=(128, 128), steps=4):
+def paint(net, text, tok, autoencoder, rows, size, steps=4, bf16=False):
     """Pictures of benchmark rows, [B, 3, H, W] in [-1, 1], rounded to 8 bits."""
     w, h = size[0] // 16, size[1] // 16
     out = []
     for i in range(0, len(rows), 32):
         part = rows[i : i + 32]
-        c = text(*tokenizer.encode(tok, [r["prompt"] for r in part]))
-        z = model.sample(net, c, torch.stack([noise(r["seed"], h, w) for r in part]), h, w, steps)
-        out.append(vae.decode(autoencoder, z, h, w))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            c = text(*tokenizer.encode(tok, [r["prompt"] for r in part]))
+            z = model.sample(net, c, torch.stack([noise(r["seed"], h, w) for r in part]), h, w, steps)
+            out.append(vae.decode(autoencoder, z, h, w).float())
     x = torch.cat(out)
     return ((x * 0.5 + 0.5).clamp(0, 1) * 255).round() / 127.5 - 1
 
@@ -81,16 +83,18 @@ def main(args):
     for i, r in enumerate(rows):
         for k, h in enumerate(world.HEADS):
             labels[i, k] = r["expect"].get(h, 0)
-    real = gradient(judge.tensor(np.load(RUN / "data" / "validation.npy", mmap_mode="r")[:500]))
+    size = tuple(map(int, args.size.split("x")))
+    real = gradient(judge.tensor(np.load(data.unseen(size), mmap_mode="r")[:500]))
     to = RUN / "scores.json"
     scores = json.loads(to.read_text()) if to.exists() else {}
     for name in args.names:
         net, text = flow.load(name, tok.get_vocab_size())
         model.freeze_weights(net)
         model.freeze_weights(text)
-        x = paint(net, text, tok, autoencoder, rows, steps=args.steps)
+        autoencoder.to(memory_format=torch.channels_last)
+        x = paint(net, text, tok, autoencoder, rows, size, args.steps, args.bf16)
         right = judge.right(critic, x, labels)
-        scores[name] = {"gradient of renderings'": gradient(x) / real, "prompts": len(rows), "steps": args.steps}
+        scores[name] = {"gradient of renderings'": gradient(x) / real, "prompts": len(rows), "steps": args.steps, "size": args.size}
         for kind, held in (("held-in", False), ("held-out", True)):
             at = [i for i, r in enumerate(rows) if r["held_out"] == held]
             scores[name][kind] = score(right[at], [rows[i] for i in at])
@@ -106,5 +110,7 @@ if __name__ == "__main__":
     p.add_argument("names", nargs="+")
     p.add_argument("--count", type=int, default=1024)
     p.add_argument("--steps", type=int, default=4)
+    p.add_argument("--size", default="128x128", help="one of the sizes of unseen renderings")
+    p.add_argument("--bf16", action="store_true", help="products in bf16")
     p.add_argument("--sheet")
     main(p.parse_args())

@@ -108,7 +108,7 @@ def configs(vocabulary, tok):
 @torch.no_grad()
 def latent_rgb(autoencoder, count=64):
     """The linear map from a latent's 32 channels to the mean colour of its 8x8 pixels, by least squares over unseen renderings."""
-    x = vae.to_tensor(np.load(RUN / "data" / "validation.npy", mmap_mode="r")[:count])
+    x = vae.to_tensor(np.load(data.unseen(), mmap_mode="r")[:count])
     z = autoencoder.encode(x).latent_dist.mean.permute(0, 2, 3, 1).reshape(-1, 32).double()
     rgb = torch.nn.functional.avg_pool2d(x, 8).permute(0, 2, 3, 1).reshape(-1, 3).double()
     solution = torch.linalg.lstsq(torch.cat([z, torch.ones(len(z), 1, dtype=torch.float64)], 1), rgb).solution.tolist()

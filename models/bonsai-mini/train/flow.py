@@ -41,7 +41,7 @@ SUBSTEPS = (2, 2, 3, 6)  # teacher steps per student segment
 
 
 class Pictures:
-    """Latents by size with their scenes; 128 x 128 more often than the oblong sizes."""
+    """Latents by size with their scenes; `often` holds the sizes (in tokens) of a quarter of all batches or more."""
 
     def __init__(self, spec):
         self.parts = []
@@ -52,7 +52,8 @@ class Pictures:
             scenes = [data.scene(SCENE_SEED[size] + i) for i in range(len(z))]
             self.parts.append((size, float(weight), z, scenes))
 
-        self.first = (self.parts[0][0][1] // 16, self.parts[0][0][0] // 16)
+        total = sum(p[1] for p in self.parts)
+        self.often = {(s[1] // 16, s[0] // 16) for s, p, _, _ in self.parts if p >= 0.25 * total}
 
     def batch(self, shared, rng, count, full=0.0):
         """(latents, captions, (h, w)). `shared` draws the size, alike in both processes, so that neither waits for a larger one;
@@ -69,6 +70,11 @@ class Pictures:
         rng = random.Random(5)
         words = [captions.caption(rng, s, full=True)[0] for s in scenes[-HELD_BACK:]]
         return z[-HELD_BACK:].float(), words, (size[1] // 16, size[0] // 16)
+
+
+def bf16(args):
+    """Mixed precision where it is asked for: bf16 products, f32 weights, norms and sums."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=args.bf16)
 
 
 def channel_weights():
@@ -141,12 +147,13 @@ def optimizers(net, text, args):
     rest = [p for m in (net, text) for p in m.parameters() if p.requires_grad and id(p) not in ids]
     opts = [torch.optim.AdamW([{"params": rest, "peak": args.lr}], lr=args.lr, betas=(0.9, 0.97), weight_decay=0.01)]
     if inner:
-        opts.append(Muon([{"params": inner, "peak": args.muon}], lr=args.muon, weight_decay=0.01))
+        opts.append(Muon([{"params": inner, "peak": args.muon}], lr=args.muon, weight_decay=0.01, dtype=torch.bfloat16 if args.bf16 else torch.float32))
     return opts
 
 
 def _train(rank, args):
     tok = tokenizer.load()
+    model.train_fast()
     pictures = Pictures(args.sizes)
     weights = channel_weights()
     name = args.to or args.kind
@@ -159,6 +166,9 @@ def _train(rank, args):
         raw = source == out
         net.load_state_dict(state["raw_net" if raw else "net"])
         text.load_state_dict(state["raw_text" if raw else "text"])
+        if state["kind"] != args.kind:  # starts as the other kind's model itself, not as its latent weights
+            model.freeze_weights(model.quantize_aware(net, state["kind"]))
+            model.freeze_weights(model.quantize_aware_text(text, state["kind"]))
     model.quantize_aware(net, args.kind)
     model.quantize_aware_text(text, args.kind)
     if args.distil:
@@ -193,17 +203,21 @@ def _train(rank, args):
         torch.save({"kind": args.kind, "step": step, "net": mean_net.state_dict(), "text": mean_text.state_dict(), **critic_state,
                     "raw_net": net.state_dict(), "raw_text": text.state_dict(), "opt": [o.state_dict() for o in opts]}, part)
         part.rename(out)
-        print(f"  step {step} validation, all/low/middle/high noise: {validation_loss(mean_net, mean_text, tok, pictures, weights)}", flush=True)
+        with bf16(args):
+            losses = validation_loss(mean_net, mean_text, tok, pictures, weights)
+        print(f"  step {step} validation, all/low/middle/high noise: {losses}", flush=True)
 
     if args.adversary:
         opponent, verdicts = critic.build(), 2.0
         opponent_opt = torch.optim.AdamW(opponent.parameters(), critic.LR, betas=critic.BETAS, weight_decay=0.01)
         for p in opponent.parameters():
             p.grad = torch.zeros_like(p)
-        if source == out and "critic" in known:
+        if "critic" in known:
             opponent.load_state_dict(known["critic"])
             opponent_opt.load_state_dict(known["critic_opt"])
-    compiled = [torch.compile(m, dynamic=False) for m in (net, text)] if args.compile else [net, text]
+    works = [model.Working(m) for m in (net, text)]
+    plain = [w.module for w in works]
+    compiled = [torch.compile(m, dynamic=False) for m in plain] if args.compile else plain
     began, running = time.time(), None
     for step in range(first, args.steps):
         for o in opts:
@@ -229,15 +243,16 @@ def _train(rank, args):
         else:
             t = times(g, args.batch, h * w, args.focus)
             x, target = torch.lerp(x0, noise, t[:, None, None]), noise - x0
-        fast, fast_text = compiled if (h, w) == pictures.first else (net, text)
-        v = model.velocity(fast, x, t, fast_text(*tokens), ids)
+        for work in works:
+            work.refresh()
+        fast, fast_text = compiled if (h, w) in pictures.often else plain
+        with bf16(args):
+            v = model.velocity(fast, x, t, fast_text(*tokens), ids).float()
         if args.guide:
-            with torch.no_grad():
-                free = model.velocity(fast, x, t, text(*empty).expand(args.batch, -1, -1), ids)
+            with torch.no_grad(), bf16(args):
+                free = model.velocity(fast, x, t, plain[1](*empty).expand(args.batch, -1, -1), ids).float()
             target = target + args.guide * (v.detach() - free)
         loss = (weights * (v - target) ** 2).mean()
-        for o in opts:
-            o.zero_grad(set_to_none=True)
         if args.adversary:
             (gradient,) = torch.autograd.grad(loss, v)
             gradient, pair = with_adversary(gradient, v, x, x0, t, opponent, args.adversary, h, w)
@@ -251,6 +266,8 @@ def _train(rank, args):
             opponent_opt.step()
         else:
             loss.backward()
+        for work in works:
+            work.return_gradients()
         average_gradients(params)
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         for o in opts:
@@ -282,7 +299,8 @@ if __name__ == "__main__":
     p.add_argument("--focus", type=float, default=0.0, help="share of noise levels near the sampler's")
     p.add_argument("--full", type=float, default=0.0, help="share of captions that leave nothing out")
     p.add_argument("--adversary", type=float, default=0.0, help="length of the critic's gradient as a share of the regression's")
-    p.add_argument("--compile", action="store_true", help="torch.compile for the first size: a quarter faster after minutes")
+    p.add_argument("--compile", action="store_true", help="torch.compile for the sizes drawn often; takes a minute or two each")
+    p.add_argument("--bf16", action="store_true", help="products in bf16: worth it where the CPU has bf16 matrix units")
     p.add_argument("--from", dest="start", help="checkpoint whose averaged weights to start from")
     p.add_argument("--to", help="name of the checkpoint, if not the kind")
     p.add_argument("--distil", action="store_true")

@@ -2,6 +2,7 @@
 
     python judge.py train --steps N     RUN/judge.pt
     python judge.py measure             accuracy per attribute on unseen renderings
+    python judge.py restore             ../judge.safetensors -> RUN/judge.pt
     python judge.py export              ../judge.safetensors, in half precision, and ../judge_check: renderings with the scores that it gives them
 
 The autoencoder's own downsampling convolutions, group norms and SiLU, then one linear over an 8 x 8 map: an engine that runs the
@@ -17,15 +18,16 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from PIL import Image
 
 import data
 import scenes
 import world
-from settings import RUN, SCENE_SEED, VALIDATION_SEED
+from settings import RUN, SCENE_SEED, VALIDATION_SEED, VALIDATION_SIZES
 
+HOME = Path(__file__).resolve().parent.parent
 SIDE = 128
 CLASSES = [len(v) for v in world.HEADS.values()]
 WIDTHS = [3, 24, 48, 64, 64]
@@ -66,13 +68,19 @@ def right(m, x, labels):
     return torch.cat([torch.stack([p.argmax(1) == y[:, k] for k, p in enumerate(m(q))], 1) for q, y in zip(x.split(64), labels.split(64))])
 
 
-def unseen():
-    a = tensor(np.load(RUN / "data" / "validation.npy", mmap_mode="r"))
+def unseen(size):
+    a = tensor(np.load(data.unseen(size), mmap_mode="r"))
     return a, torch.tensor([world.labels(data.scene(VALIDATION_SEED + i)) for i in range(len(a))])
 
 
 def report(m):
-    ok = right(m, *unseen()).float()
+    for size in VALIDATION_SIZES:
+        print("{}x{}".format(*size))
+        report_size(m, size)
+
+
+def report_size(m, size):
+    ok = right(m, *unseen(size)).float()
     for name, v in zip(world.HEADS, ok.mean(0).tolist()):
         print(f"  {name:14} {v:.4f}")
     print(f"  mean {ok.mean():.4f}, all at once {ok.prod(1).mean():.4f}", flush=True)
@@ -111,14 +119,17 @@ def train(args):
     report(m.eval())
 
 
+def restore():
+    torch.save({n: w.float() for n, w in load_file(HOME / "judge.safetensors").items()}, RUN / "judge.pt")
+
+
 @torch.no_grad()
 def export():
-    home = Path(__file__).resolve().parent.parent
     m = load()
     half = {n: w.half().contiguous() for n, w in m.state_dict().items()}
-    save_file(half, home / "judge.safetensors")
+    save_file(half, HOME / "judge.safetensors")
     m.load_state_dict({n: w.float() for n, w in half.items()})
-    to = home / "judge_check"
+    to = HOME / "judge_check"
     to.mkdir(exist_ok=True)
     rows = []
     for i, (w, h) in enumerate([(128, 128), (128, 128), (256, 256), (160, 112)]):
@@ -131,7 +142,7 @@ def export():
 
 if __name__ == "__main__":
     p = argparse.ArgumentParser()
-    p.add_argument("what", choices=["train", "measure", "export"])
+    p.add_argument("what", choices=["train", "measure", "restore", "export"])
     p.add_argument("--steps", type=int, default=2500)
     a = p.parse_args()
     if a.what == "train":
@@ -139,4 +150,4 @@ if __name__ == "__main__":
     elif a.what == "measure":
         report(load())
     else:
-        export()
+        {"restore": restore, "export": export}[a.what]()

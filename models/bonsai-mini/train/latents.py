@@ -1,4 +1,9 @@
-"""Encodes the training pictures: RUN/latents/WxH.pt (bf16 [N, tokens, 128]) and the batch-norm statistics, which go into RUN/vae.pt."""
+"""Encodes the training pictures: RUN/latents/WxH.pt (bf16 [N, tokens, 128]) and the batch-norm statistics, which go into RUN/vae.pt.
+
+    python latents.py [--bf16] WxH[:COUNT] ..
+
+A restored autoencoder (checkpoint.py) has its statistics already, and a transformer that goes on from them needs them as they are.
+"""
 
 import sys
 import time
@@ -14,24 +19,26 @@ from settings import RUN
 FIRST = (128, 128)
 
 
-def _encode(rank, size, count):
+def _encode(rank, size, count, bf16):
     v = autoencoder.load().to(memory_format=torch.channels_last)
     a = np.load(data.path(size), mmap_mode="r")
     world = torch.distributed.get_world_size()
     count = min(count or len(a), len(a)) // world
     t, out = time.time(), []
     for i in range(rank * count, (rank + 1) * count, 32):
-        out.append(autoencoder.encode(v, autoencoder.to_tensor(a[i : min(i + 32, (rank + 1) * count)])))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out.append(autoencoder.encode(v, autoencoder.to_tensor(a[i : min(i + 32, (rank + 1) * count)])))
     part = RUN / "latents" / f"part{rank}.pt"
     torch.save(torch.cat(out), part)
     torch.distributed.barrier()
     if rank:
         return
     z = torch.cat([torch.load(RUN / "latents" / f"part{r}.pt") for r in range(world)])
-    if size == FIRST:  # encoded with the identity in place: these are the statistics
+    if size == FIRST and not _known():  # encoded with the identity in place: these are the statistics
         m, s = z.mean((0, 1)), z.var((0, 1))
         state = torch.load(RUN / "vae.pt")
         state["vae"]["bn.running_mean"], state["vae"]["bn.running_var"] = m, s
+        state["statistics"] = True
         torch.save(state, RUN / "vae.pt.part")
         (RUN / "vae.pt.part").rename(RUN / "vae.pt")
         z = (z - m) / (s + v.config.batch_norm_eps).sqrt()
@@ -41,20 +48,25 @@ def _encode(rank, size, count):
     print(f"{size[0]}x{size[1]}: {len(z)} in {time.time() - t:.0f} s", flush=True)
 
 
-def _all(rank, sizes):
+def _known():
+    return torch.load(RUN / "vae.pt").get("statistics", False)
+
+
+def _all(rank, sizes, bf16):
     for name, count in (spec.split(":") if ":" in spec else (spec, 0) for spec in sizes):
         size = tuple(map(int, name.split("x")))
-        if size == FIRST and rank == 0:
+        if size == FIRST and rank == 0 and not _known():
             state = torch.load(RUN / "vae.pt")
             eps = autoencoder.build().config.batch_norm_eps
             state["vae"]["bn.running_mean"] = torch.zeros(128)
             state["vae"]["bn.running_var"] = torch.ones(128) - eps
             torch.save(state, RUN / "vae.pt")
         torch.distributed.barrier()
-        _encode(rank, size, int(count))
+        _encode(rank, size, int(count), bf16)
         torch.distributed.barrier()
 
 
 if __name__ == "__main__":
     (RUN / "latents").mkdir(exist_ok=True)
-    launch(_all, (sys.argv[1:],))
+    sizes = [a for a in sys.argv[1:] if a != "--bf16"]
+    launch(_all, (sizes, len(sizes) < len(sys.argv) - 1))

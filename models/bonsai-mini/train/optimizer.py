@@ -8,21 +8,22 @@ import torch
 import torch.distributed as dist
 
 
-def orthogonal(g, rounds=5):
-    """Approximate U V^T of the singular value decomposition of each matrix of [B, m, n]."""
+def orthogonal(g, rounds=5, dtype=torch.float32):
+    """Approximate U V^T of the singular value decomposition of each matrix of [B, m, n]; its products in `dtype`."""
     a, b, c = 3.4445, -4.7750, 2.0315
     flip = g.shape[1] > g.shape[2]
     x = g.transpose(1, 2) if flip else g
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(rounds):
         s = x @ x.transpose(1, 2)
         x = a * x + (b * s + c * (s @ s)) @ x
-    return x.transpose(1, 2) if flip else x
+    return (x.transpose(1, 2) if flip else x).to(g.dtype)
 
 
 class Muon(torch.optim.Optimizer):
-    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0):
+    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0, dtype=torch.float32):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self):
@@ -41,7 +42,7 @@ class Muon(torch.optim.Optimizer):
                 out = torch.zeros_like(g)
                 mine = slice(rank, None, world)
                 if len(items) > rank:
-                    out[mine] = orthogonal(g[mine])
+                    out[mine] = orthogonal(g[mine], dtype=self.dtype)
                 if world > 1:
                     dist.all_reduce(out)
                 scale = max(1.0, rows / cols) ** 0.5

@@ -6,9 +6,12 @@ from pathlib import Path
 RUN = Path(os.environ.get("BONSAI_MINI_RUN", Path(__file__).resolve().parent.parent / "run"))
 
 # Training pictures per size (width, height). Scene i of a size is drawn from seed SCENE_SEED[size] + i.
-BUCKETS = {(128, 128): 20000, (160, 112): 5000, (112, 160): 5000, (256, 256): 4000}
-SCENE_SEED = {(128, 128): 0, (160, 112): 1_000_000, (112, 160): 2_000_000, (256, 256): 3_000_000}
-VALIDATION_SEED = 9_000_000  # 128 x 128 scenes no training ever sees
+BUCKETS = {(256, 256): 20000, (128, 128): 20000, (320, 224): 3000, (224, 320): 3000, (160, 112): 5000, (112, 160): 5000}
+SCENE_SEED = {
+    (128, 128): 0, (160, 112): 1_000_000, (112, 160): 2_000_000, (256, 256): 3_000_000, (320, 224): 4_000_000, (224, 320): 5_000_000,
+}
+VALIDATION_SEED = 9_000_000  # scenes no training ever sees, the same at each of these sizes
+VALIDATION_SIZES = [(128, 128), (256, 256)]
 VALIDATION = 1000
 
 VAE = dict(

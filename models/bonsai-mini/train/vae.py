@@ -63,7 +63,7 @@ def statistics(vae):
 @torch.no_grad()
 def encode(vae, x):
     """Pictures -> normalised packed latents [B, h*w, 128]."""
-    mean = vae.encode(x).latent_dist.mean
+    mean = vae.encode(x).latent_dist.mean.float()
     m, s = statistics(vae)
     return ((patchify(mean.contiguous()) - m) / s).flatten(2).transpose(1, 2).contiguous()
 
@@ -124,7 +124,7 @@ def optimizers(vae, args):
 
 def _train(rank, args):
     pictures = {size: np.load(data.path(size), mmap_mode="r") for size in {p[0] for p in PLAN}}
-    check = np.load(RUN / "data" / "validation.npy", mmap_mode="r")[:48]
+    check = np.load(data.unseen(), mmap_mode="r")[:48]
     vae = build().train().to(memory_format=torch.channels_last)
     if args.decoder:
         vae.encoder.requires_grad_(False)
@@ -132,7 +132,7 @@ def _train(rank, args):
     params = [p for p in vae.parameters() if p.requires_grad]
     opts = optimizers(vae, args)
     ema = [p.detach().clone() for p in params]
-    first, to = 0, RUN / "vae.pt"
+    first, to, known = 0, RUN / "vae.pt", False
     if to.exists():
         state = torch.load(to)
         vae.load_state_dict(state["raw"])
@@ -146,7 +146,7 @@ def _train(rank, args):
         vae_ema.load_state_dict(state["vae"])
         named = dict(vae_ema.named_parameters())
         ema = [named[n].detach().clone() for n, p in vae.named_parameters() if p.requires_grad]
-        first = state["step"]
+        first, known = state["step"], args.decoder and state.get("statistics", False)
     rank or print(f"{sum(p.numel() for p in params) / 1e6:.2f} M parameters, from step {first}", flush=True)
 
     def save(step):
@@ -155,7 +155,7 @@ def _train(rank, args):
         for p, e in zip(params, ema):
             p.data, e.data = e.data, p.data
         if rank == 0:
-            torch.save({"vae": {k: v.contiguous() for k, v in vae.state_dict().items()}, "raw": raw, "opt": [o.state_dict() for o in opts], "step": step, "decoder": args.decoder}, str(to) + ".part")
+            torch.save({"vae": {k: v.contiguous() for k, v in vae.state_dict().items()}, "raw": raw, "opt": [o.state_dict() for o in opts], "step": step, "decoder": args.decoder, "statistics": known}, str(to) + ".part")
             (RUN / "vae.pt.part").rename(to)
             print(f"  step {step} validation PSNR {psnr(vae.eval(), check):.2f} dB", flush=True)
             vae.train()
@@ -204,4 +204,4 @@ if __name__ == "__main__":
     if a.what == "train":
         launch(_train, (a,), port=a.port)
     else:
-        print(f"PSNR {psnr(load(), np.load(RUN / 'data' / 'validation.npy', mmap_mode='r')[:500]):.2f} dB")
+        print(f"PSNR {psnr(load(), np.load(data.unseen(), mmap_mode='r')[:500]):.2f} dB")
