@@ -1,5 +1,5 @@
 # Targets: bonsai::bonsai (shared) and bonsai::bonsai_static.
-# Lies in PREFIX/lib/cmake/bonsai or PREFIX/share/bonsai/cmake; the rest is found from there.
+# Lies in PREFIX/lib/cmake/bonsai or PREFIX/share/cmake/bonsai; the rest is found from there.
 
 get_filename_component(_bonsai_here "${CMAKE_CURRENT_LIST_DIR}" REALPATH)
 find_path(BONSAI_INCLUDE_DIR bonsai.h

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The C interface as its users meet it: installed, found by CMake and pkg-config, painting what the command paints, leaving
 # nothing behind under sanitizers. A check that could not run says so; the last line counts them.
-# usage: tools/check-c.sh [quick]   quick leaves out the sanitizers
+# usage: tools/check-c.sh [quick]   quick leaves out cargo cinstall and the sanitizers
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -107,6 +107,30 @@ for compiler in g++ clang++; do
 done
 
 if [ "${1:-}" = quick ]; then printf '%s checks skipped\n' "${#skipped[@]}"; exit 0; fi
+
+echo "-- cargo cinstall installs the same"
+# slow, as cargo-c compiles everything once more: its flags differ
+if has cargo-cinstall && has pkg-config; then
+  rm -rf "$work/cargo-c"
+  CARGO_TARGET_DIR=$target/cargo-c cargo cinstall -q --locked --profile capi -p bonsai-ffi --prefix "$work/cargo-c" --libdir lib
+  library=$work/cargo-c/lib/libbonsai.so.0
+  for file in bonsai.h bonsai.hpp; do cmp "include/$file" "$work/cargo-c/include/$file"; done
+  readelf -d "$library" | grep -q 'SONAME.*\[libbonsai.so.0\]' || { echo "soname of cargo cinstall"; exit 1; }
+  [ "$exported" = "$(nm -D --defined-only "$library" | awk '{print $3}' | sort)" ] || { echo "cargo cinstall exports other names"; exit 1; }
+  [ -f "$work/cargo-c/lib/libbonsai.a" ] && [ -f "$work/cargo-c/share/cmake/bonsai/bonsai-config.cmake" ] || { echo "files that cargo cinstall leaves out"; exit 1; }
+  # shellcheck disable=SC2046
+  gcc -std=c99 $strict examples/c/text_to_image.c -o "$work/text_to_image_cargo_c" $(PKG_CONFIG_PATH=$work/cargo-c/lib/pkgconfig pkg-config --cflags --libs bonsai) -Wl,-rpath,"$work/cargo-c/lib"
+  "$work/text_to_image_cargo_c" "$model" "a tree" "$work/cargo_c.png" 7 2>/dev/null
+  same "$work/cargo_c.png" "C, installed by cargo cinstall"
+  if has cmake; then
+    cmake -S examples/cpp -B "$work/cpp-cargo-c" -DCMAKE_PREFIX_PATH="$work/cargo-c" -DMODEL="$model" >/dev/null
+    cmake --build "$work/cpp-cargo-c" --target text_to_image >/dev/null
+    "$work/cpp-cargo-c/text_to_image" "$model" "a tree" "$work/cargo_c_cpp.png" 7 2>/dev/null >&2
+    same "$work/cargo_c_cpp.png" "C++, installed by cargo cinstall"
+  fi
+else
+  skip "cargo cinstall: cargo-c or pkg-config is not on this machine"
+fi
 began=$SECONDS
 
 programs="table together stress host preview"

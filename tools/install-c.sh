@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the C library and installs it where C and C++ projects look: header, shared and static library, pkg-config file and
-# CMake package. `cargo cinstall --profile capi -p bonsai-ffi` of cargo-c does the same without the version file for CMake.
+# CMake package. `cargo cinstall --profile capi -p bonsai-ffi` of cargo-c does the same without the version file for CMake and
+# without stripping.
 # usage: tools/install-c.sh PREFIX
 set -euo pipefail
 [ $# -eq 1 ] || { echo "usage: $0 PREFIX" >&2; exit 2; }
