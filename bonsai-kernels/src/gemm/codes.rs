@@ -1,9 +1,10 @@
 //! Weights as the integer kernels see them: small unsigned digits, with an affine meaning for each group.
 
+use super::each_code_kind;
 use super::rows::BLOCK;
 use crate::int_tile::LANES;
 use crate::prefetch::prefetch;
-use crate::weights::{AffineWeights, BinaryWeights, TernaryWeights, word};
+use crate::weights::{AffineWeights, BinaryWeights, TernaryWeights, Weights, word};
 
 /// `w = scale * (digit - ZERO) + bias`, where only some kinds have a bias.
 pub(crate) trait Codes: Sync {
@@ -26,6 +27,28 @@ pub(crate) trait Codes: Sync {
     /// Inputs whose products are summed as integers: of one group, and of one block of quantised activations.
     fn depth(&self) -> usize {
         self.group_size().min(BLOCK)
+    }
+}
+
+/// What codes mean, for what serves all kinds of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meaning {
+    pub(crate) bits: usize,
+    pub(crate) step: u32,
+    pub(crate) zero: i32,
+    pub(crate) biased: bool,
+    /// [`Codes::depth`]
+    pub(crate) depth: usize,
+}
+
+impl Meaning {
+    /// Of weights of codes.
+    pub(crate) fn of(weights: &Weights) -> Self {
+        fn of<W: Codes>(weights: &W) -> Meaning {
+            let depth = weights.depth();
+            Meaning { bits: W::BITS, step: W::STEP, zero: W::ZERO, biased: W::BIASED, depth }
+        }
+        each_code_kind!(weights, w => of(w))
     }
 }
 

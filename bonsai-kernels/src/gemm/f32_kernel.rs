@@ -3,7 +3,7 @@ use std::ops::Range;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::F32Rows;
 use crate::tile::{F32Tile, with_width};
-use crate::weights::ExpandF32;
+use crate::weights::{ExpandF32, Weights, each_kind};
 
 /// Activations in f32, full or rounded: weights of any kind become f32 panels (scales included), tiles are f32 products.
 #[derive(Clone, Copy)]
@@ -12,7 +12,7 @@ pub(crate) struct F32Kernel<T, F>(pub(crate) T, pub(crate) F);
 /// One panel of the widest kind takes half of a 64 KiB first-level cache.
 const DEPTH: usize = 128;
 
-impl<T: F32Tile, F: F32Rows, W: ExpandF32> Microkernel<W> for F32Kernel<T, F> {
+impl<T: F32Tile, F: F32Rows> Microkernel<Weights> for F32Kernel<T, F> {
     const NAME: &'static str = F::FMA;
     const MR: usize = T::MR;
     // one panel, which stays in the first-level cache while the rows pass
@@ -21,7 +21,7 @@ impl<T: F32Tile, F: F32Rows, W: ExpandF32> Microkernel<W> for F32Kernel<T, F> {
     type Operand = f32;
     type Panel = f32;
 
-    fn depth(self, _: &W) -> usize {
+    fn depth(self, _: &Weights) -> usize {
         DEPTH
     }
 
@@ -29,7 +29,7 @@ impl<T: F32Tile, F: F32Rows, W: ExpandF32> Microkernel<W> for F32Kernel<T, F> {
         T::width_for(columns)
     }
 
-    fn panel_len(self, _: &W, width: usize, depth: usize) -> usize {
+    fn panel_len(self, _: &Weights, width: usize, depth: usize) -> usize {
         width * depth
     }
 
@@ -39,18 +39,27 @@ impl<T: F32Tile, F: F32Rows, W: ExpandF32> Microkernel<W> for F32Kernel<T, F> {
 
     fn prepare_weights(
         self,
-        weights: &W,
+        weights: &Weights,
         first_column: usize,
         width: usize,
         inputs: Range<usize>,
         panel: &mut [f32],
     ) {
-        with_width!(width, LANES => self.0.run(|| weights.expand::<LANES>(first_column, inputs, panel)));
+        with_width!(width, LANES => each_kind!(weights, w => {
+            self.0.run(|| w.expand::<LANES>(first_column, inputs, panel));
+        }));
     }
 
-    fn prepare_tile(self, _: &W, _: TileRows<'_, f32>, _: Range<usize>, _: &mut [f32]) {}
+    fn prepare_tile(self, _: &Weights, _: TileRows<'_, f32>, _: Range<usize>, _: &mut [f32]) {}
 
-    fn multiply(self, _: &W, tile: Tile<'_, Self, W>, inputs: Range<usize>, width: usize, acc: &mut [f32]) {
+    fn multiply(
+        self,
+        _: &Weights,
+        tile: Tile<'_, Self, Weights>,
+        inputs: Range<usize>,
+        width: usize,
+        acc: &mut [f32],
+    ) {
         let TileRows { rows, row_len, .. } = tile.rows;
         let panels = tile.panels.chunks_exact(inputs.len() * width);
         for (panel, acc) in panels.zip(acc.chunks_exact_mut(T::MR * width)) {

@@ -1,10 +1,12 @@
 use std::ops::Range;
 
-use super::codes::{Codes, fetch_words};
+use super::codes::{Codes, Meaning, fetch_words};
+use super::each_code_kind;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::{BLOCK, Int8Rows, Int16Rows, RowForm, SUMMED};
 use crate::int_tile::{Bytes, Digits, IntBlock, IntTile, LANES, MOST_ROWS, Pairs, Products};
 use crate::isa::Work;
+use crate::weights::Weights;
 
 /// Integer activations times digits of weights, exactly: sums over a group are integers, then scaled and added in f32.
 #[derive(Clone, Copy)]
@@ -52,7 +54,7 @@ fn steps<F: IntRows>(depth: usize) -> usize {
     depth.div_ceil(F::Products::DEPTH)
 }
 
-impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Microkernel<W> for IntKernel<T, F> {
+impl<T: IntTile<F::Products>, F: IntRows> Microkernel<Weights> for IntKernel<T, F> {
     const NAME: &'static str = F::METHOD;
     const MR: usize = T::MR;
     const COLUMNS: usize = 1024;
@@ -63,16 +65,17 @@ impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Microkernel<W> for IntKernel
     /// any, as bits.
     type Panel = u32;
 
-    fn depth(self, weights: &W) -> usize {
-        GROUPS * weights.depth()
+    fn depth(self, weights: &Weights) -> usize {
+        GROUPS * Meaning::of(weights).depth
     }
 
     fn width(self, columns: usize) -> usize {
         T::width_for(columns)
     }
 
-    fn panel_len(self, weights: &W, width: usize, depth: usize) -> usize {
-        groups(0..depth, weights).map(|group| group_len::<F, W>(width, group.len())).sum()
+    fn panel_len(self, weights: &Weights, width: usize, depth: usize) -> usize {
+        let meaning = Meaning::of(weights);
+        groups(0..depth, meaning).map(|group| group_len::<F>(width, group.len(), meaning)).sum()
     }
 
     fn operand_len(self, _: usize) -> usize {
@@ -81,29 +84,32 @@ impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Microkernel<W> for IntKernel
 
     fn prepare_weights(
         self,
-        weights: &W,
+        weights: &Weights,
         first_column: usize,
         width: usize,
         inputs: Range<usize>,
         panel: &mut [u32],
     ) {
+        let meaning = Meaning::of(weights);
         let mut rest = panel;
-        for inputs in groups(inputs, weights) {
-            let (panel, behind) = rest.split_at_mut(group_len::<F, W>(width, inputs.len()));
-            self.0.run(|| expand_group::<T, F, W>(self.0, weights, first_column, width, inputs, panel));
+        for inputs in groups(inputs, meaning) {
+            let (panel, behind) = rest.split_at_mut(group_len::<F>(width, inputs.len(), meaning));
+            each_code_kind!(weights, w => {
+                self.0.run(|| expand_group::<T, F, _>(self.0, w, first_column, width, inputs, panel));
+            });
             rest = behind;
         }
     }
 
     fn prepare_tile(
         self,
-        weights: &W,
+        weights: &Weights,
         rows: TileRows<'_, F::Element>,
         inputs: Range<usize>,
         operand: &mut [i32],
     ) {
         let (operand, _) = operand.as_chunks_mut::<MOST_ROWS>();
-        for (of_group, inputs) in operand.iter_mut().zip(groups(inputs, weights)) {
+        for (of_group, inputs) in operand.iter_mut().zip(groups(inputs, Meaning::of(weights))) {
             for (m, sum) in of_group[..T::MR].iter_mut().enumerate() {
                 let beside = &rows.scales[m * rows.scales_len..][..rows.scales_len];
                 let sums = &F::sums(beside)[inputs.start / SUMMED..inputs.end.div_ceil(SUMMED)];
@@ -114,62 +120,64 @@ impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Microkernel<W> for IntKernel
 
     fn multiply(
         self,
-        weights: &W,
-        tile: Tile<'_, Self, W>,
+        weights: &Weights,
+        tile: Tile<'_, Self, Weights>,
         inputs: Range<usize>,
         width: usize,
         acc: &mut [f32],
     ) {
-        self.0.work(MultiplyTile { kernel: self, weights, tile, inputs, width, acc });
+        let meaning = Meaning::of(weights);
+        let panel_len = self.panel_len(weights, width, inputs.len());
+        self.0.work(MultiplyTile { kernel: self, meaning, panel_len, tile, inputs, width, acc });
     }
 }
 
 /// The groups of a pass.
-fn groups<W: Codes>(inputs: Range<usize>, weights: &W) -> impl Iterator<Item = Range<usize>> {
-    let depth = weights.depth();
+fn groups(inputs: Range<usize>, meaning: Meaning) -> impl Iterator<Item = Range<usize>> {
+    let depth = meaning.depth;
     inputs.clone().step_by(depth).map(move |start| start..inputs.end.min(start + depth))
 }
 
 /// Words of one group of a panel.
-fn group_len<F: IntRows, W: Codes>(width: usize, depth: usize) -> usize {
-    (steps::<F>(depth) + 1 + usize::from(W::BIASED)) * width
+fn group_len<F: IntRows>(width: usize, depth: usize, meaning: Meaning) -> usize {
+    (steps::<F>(depth) + 1 + usize::from(meaning.biased)) * width
 }
 
 /// One tile of rows with all panels of a pass, group by group while a panel's sums are near.
-struct MultiplyTile<'a, T, F: IntRows, W: Codes>
+struct MultiplyTile<'a, T, F: IntRows>
 where
     T: IntTile<F::Products>,
 {
     kernel: IntKernel<T, F>,
-    weights: &'a W,
-    tile: Tile<'a, IntKernel<T, F>, W>,
+    meaning: Meaning,
+    panel_len: usize,
+    tile: Tile<'a, IntKernel<T, F>, Weights>,
     inputs: Range<usize>,
     width: usize,
     acc: &'a mut [f32],
 }
 
-impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Work for MultiplyTile<'_, T, F, W> {
+impl<T: IntTile<F::Products>, F: IntRows> Work for MultiplyTile<'_, T, F> {
     type Output = ();
 
     #[inline(always)]
     fn work(self) {
-        let Self { kernel, weights, tile, inputs, width, acc } = self;
+        let Self { kernel, meaning, panel_len, tile, inputs, width, acc } = self;
         let TileRows { rows, row_len, scales, scales_len } = tile.rows;
         let (row_sums, _) = tile.operand.as_chunks::<MOST_ROWS>();
         // signed digits already count from their zero
-        let zero = if F::Products::SIGNED { 0 } else { W::ZERO };
+        let zero = if F::Products::SIGNED { 0 } else { meaning.zero };
         let (mut starts, mut row_scales) = ([[0; MOST_ROWS]; GROUPS], [[0.0; MOST_ROWS]; GROUPS]);
-        for (g, inputs) in groups(inputs.clone(), weights).enumerate() {
+        for (g, inputs) in groups(inputs.clone(), meaning).enumerate() {
             for m in 0..T::MR {
                 starts[g][m] = -zero * row_sums[g][m];
                 row_scales[g][m] = F::scale(&scales[m * scales_len..], inputs.start);
             }
         }
-        let panel_len = kernel.panel_len(weights, width, inputs.len());
         for (panel, acc) in tile.panels.chunks_exact(panel_len).zip(acc.chunks_exact_mut(T::MR * width)) {
             let mut rest = panel;
-            for (g, inputs) in groups(inputs.clone(), weights).enumerate() {
-                let (panels, behind) = rest.split_at(group_len::<F, W>(width, inputs.len()));
+            for (g, inputs) in groups(inputs.clone(), meaning).enumerate() {
+                let (panels, behind) = rest.split_at(group_len::<F>(width, inputs.len(), meaning));
                 rest = behind;
                 let block = IntBlock {
                     width,
@@ -177,8 +185,8 @@ impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Work for MultiplyTile<'_, T,
                     rows: &rows[inputs.start..],
                     row_stride: row_len,
                     panels,
-                    biased: W::BIASED,
-                    largest: ((1 << W::BITS) - 1) * W::STEP as i32,
+                    biased: meaning.biased,
+                    largest: ((1 << meaning.bits) - 1) * meaning.step as i32,
                     starts: &starts[g],
                     row_sums: &row_sums[g],
                     row_scales: &row_scales[g],

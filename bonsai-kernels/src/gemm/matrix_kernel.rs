@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use super::codes::{Codes, fetch_words};
+use super::codes::{Codes, Meaning, fetch_words};
+use super::each_code_kind;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::{BLOCK, Int8Rows, RowForm, SUMMED};
 use super::split_rows::{Bf16Lines, BytePairs};
 use crate::int_tile::{Bytes, Digits, IntTile, LANES, Pairs};
 use crate::isa::{Amx, Token, Work};
+use crate::weights::Weights;
 use crate::x86_64::amx::{Blocks, COLUMNS, Factors, LINE, ROWS, RowGroup, Schedule, TILE_WORDS, group_len};
 
 /// Rows in the form `R`, weights laid out in planes, multiplied as `S` says.
@@ -17,27 +19,16 @@ pub(crate) struct MatrixKernel<S>(pub(crate) Amx, pub(crate) S);
 /// The most groups of one pass over the sums.
 const MOST_GROUPS: usize = 4;
 
-/// How weights `W` become tiles, and which rows meet them.
-pub(crate) trait MatrixWeights<W>: Schedule {
+/// How codes become tiles, and which rows meet them.
+pub(crate) trait MatrixWeights: Schedule {
     const METHOD: &'static str;
     type Rows: RowForm<Element: bytemuck::Pod>;
     /// Inputs of one pass over the sums: their panel stays in the first-level cache.
     const PASS: usize = 64 * MOST_GROUPS;
-    /// Inputs whose products are summed before they are scaled.
-    fn depth(weights: &W) -> usize;
     /// The sums of codes of a row over each [`SUMMED`] inputs, among what is kept beside it.
     fn sums(_scales: &[f32]) -> &[f32] {
         &[]
     }
-    /// Lays out one group of [`COLUMNS`] columns: tiles `[steps][2]`, and floats behind them, which are zeros before.
-    fn lay_out(
-        t: Amx,
-        weights: &W,
-        first_column: usize,
-        inputs: Range<usize>,
-        tiles: &mut [u32],
-        floats: &mut [f32],
-    );
 }
 
 /// Inputs of one step.
@@ -57,7 +48,7 @@ fn groups(inputs: Range<usize>, depth: usize) -> impl Iterator<Item = Range<usiz
     inputs.clone().step_by(depth).map(move |start| start..inputs.end.min(start + depth))
 }
 
-impl<S: MatrixWeights<W>, W: Sync> Microkernel<W> for MatrixKernel<S> {
+impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
     const NAME: &'static str = S::METHOD;
     const MR: usize = ROWS;
     const ROWS: usize = 1536;
@@ -70,8 +61,8 @@ impl<S: MatrixWeights<W>, W: Sync> Microkernel<W> for MatrixKernel<S> {
     /// Tiles, and floats as bits.
     type Panel = u32;
 
-    fn depth(self, weights: &W) -> usize {
-        let depth = S::depth(weights);
+    fn depth(self, weights: &Weights) -> usize {
+        let depth = Meaning::of(weights).depth;
         (S::PASS / depth).max(1) * depth
     }
 
@@ -79,8 +70,8 @@ impl<S: MatrixWeights<W>, W: Sync> Microkernel<W> for MatrixKernel<S> {
         COLUMNS
     }
 
-    fn panel_len(self, weights: &W, _: usize, depth: usize) -> usize {
-        let groups = groups(0..depth, S::depth(weights));
+    fn panel_len(self, weights: &Weights, _: usize, depth: usize) -> usize {
+        let groups = groups(0..depth, Meaning::of(weights).depth);
         groups.map(|group| group_len::<S>(steps::<S>(group.len()))).sum()
     }
 
@@ -90,31 +81,37 @@ impl<S: MatrixWeights<W>, W: Sync> Microkernel<W> for MatrixKernel<S> {
 
     fn prepare_weights(
         self,
-        weights: &W,
+        weights: &Weights,
         first_column: usize,
         _: usize,
         inputs: Range<usize>,
         panel: &mut [u32],
     ) {
         let mut rest = panel;
-        for inputs in groups(inputs, S::depth(weights)) {
+        for inputs in groups(inputs, Meaning::of(weights).depth) {
             let (panel, behind) = rest.split_at_mut(group_len::<S>(steps::<S>(inputs.len())));
             let (tiles, values) = panel.split_at_mut(panel.len() - S::FLOATS);
             values.fill(0);
-            S::lay_out(self.0, weights, first_column, inputs, tiles, bytemuck::must_cast_slice_mut(values));
+            let values = bytemuck::must_cast_slice_mut(values);
+            each_code_kind!(weights, w => match S::FACTORS {
+                Factors::Bf16 => lay_out_bf16(self.0, w, first_column, inputs, tiles, values),
+                _ => lay_out_bytes(self.0, w, first_column, inputs, tiles, values),
+            });
             rest = behind;
         }
     }
 
     fn prepare_tile(
         self,
-        weights: &W,
+        weights: &Weights,
         rows: TileRows<'_, <S::Rows as RowForm>::Element>,
         inputs: Range<usize>,
         operand: &mut [f32],
     ) {
         let operand: &mut [RowGroup] = bytemuck::cast_slice_mut(operand);
-        for ([of_scales, of_sums], inputs) in operand.iter_mut().zip(groups(inputs, S::depth(weights))) {
+        for ([of_scales, of_sums], inputs) in
+            operand.iter_mut().zip(groups(inputs, Meaning::of(weights).depth))
+        {
             for m in 0..if S::ROW_SCALES || S::BIASES { ROWS } else { 0 } {
                 let beside = &rows.scales[m * rows.scales_len..][..rows.scales_len];
                 if S::ROW_SCALES {
@@ -128,10 +125,19 @@ impl<S: MatrixWeights<W>, W: Sync> Microkernel<W> for MatrixKernel<S> {
         }
     }
 
-    fn multiply(self, weights: &W, tile: Tile<'_, Self, W>, inputs: Range<usize>, _: usize, acc: &mut [f32]) {
+    fn multiply(
+        self,
+        weights: &Weights,
+        tile: Tile<'_, Self, Weights>,
+        inputs: Range<usize>,
+        _: usize,
+        acc: &mut [f32],
+    ) {
         let TileRows { rows, row_len, .. } = tile.rows;
         let (mut group_steps, mut count) = ([0; MOST_GROUPS], 0);
-        for (steps_of, inputs) in group_steps.iter_mut().zip(groups(inputs.clone(), S::depth(weights))) {
+        for (steps_of, inputs) in
+            group_steps.iter_mut().zip(groups(inputs.clone(), Meaning::of(weights).depth))
+        {
             *steps_of = steps::<S>(inputs.len());
             count += 1;
         }
@@ -183,7 +189,7 @@ fn gather<W: Codes>(weights: &W, first_column: usize, inputs: &Range<usize>, flo
     weights.gather_biases(first_column, group, biases);
 }
 
-/// Calls [`MatrixWeights::lay_out`]'s body compiled for the instruction set.
+/// A body that is compiled for the instruction set.
 struct LayOut<F>(F);
 
 impl<F: FnOnce()> Work for LayOut<F> {
@@ -192,6 +198,62 @@ impl<F: FnOnce()> Work for LayOut<F> {
     fn work(self) {
         (self.0)();
     }
+}
+
+/// Lays out one group of [`COLUMNS`] columns: tiles `[steps][2]` of bytes, and floats behind them, which are zeros before.
+fn lay_out_bytes<W: Codes>(
+    t: Amx,
+    weights: &W,
+    first_column: usize,
+    inputs: Range<usize>,
+    tiles: &mut [u32],
+    floats: &mut [f32],
+) {
+    t.work(LayOut(
+        #[inline(always)]
+        || {
+            gather(weights, first_column, &inputs, floats);
+            let tiles = tiles.as_chunks_mut::<TILE_WORDS>().0;
+            let how = Digits { bits: W::BITS, step: W::STEP, zero: 0 };
+            spread_codes::<Bytes, W>(t, how, weights, first_column, &inputs, |half, digits| {
+                for (digits, tiles) in digits.iter().zip(tiles.chunks_exact_mut(2)) {
+                    let from: &[u8] = bytemuck::must_cast_slice(digits);
+                    let to: &mut [u8] = bytemuck::must_cast_slice_mut(&mut tiles[half]);
+                    for (to, &from) in to.iter_mut().zip(from) {
+                        *to = from.wrapping_sub(W::ZERO as u8);
+                    }
+                }
+            });
+        },
+    ));
+}
+
+/// The same with tiles of bf16.
+fn lay_out_bf16<W: Codes>(
+    t: Amx,
+    weights: &W,
+    first_column: usize,
+    inputs: Range<usize>,
+    tiles: &mut [u32],
+    floats: &mut [f32],
+) {
+    t.work(LayOut(
+        #[inline(always)]
+        || {
+            gather(weights, first_column, &inputs, floats);
+            let tiles = tiles.as_chunks_mut::<TILE_WORDS>().0;
+            let how = Digits { bits: W::BITS, step: W::STEP, zero: W::ZERO };
+            spread_codes::<Pairs, W>(t, how, weights, first_column, &inputs, |half, digits| {
+                for (digits, tiles) in digits.iter().zip(tiles.chunks_exact_mut(2)) {
+                    for (word, &pair) in tiles[half].iter_mut().zip(digits) {
+                        let [low, high] =
+                            [pair as i16, (pair >> 16) as i16].map(|digit| f32::from(digit).to_bits());
+                        *word = low >> 16 | high & 0xffff_0000;
+                    }
+                }
+            });
+        },
+    ));
 }
 
 /// 16-bit codes in pairs of bytes times codes of weights in bytes, which have a sign where there are no biases.
@@ -218,51 +280,16 @@ const fn bytes(biased: bool) -> Factors {
     if biased { Factors::UnsignedBytes } else { Factors::SignedBytes }
 }
 
-macro_rules! codes_in_bytes {
-    () => {
-        fn depth(weights: &W) -> usize {
-            weights.depth()
-        }
-        fn lay_out(
-            t: Amx,
-            weights: &W,
-            first_column: usize,
-            inputs: Range<usize>,
-            tiles: &mut [u32],
-            floats: &mut [f32],
-        ) {
-            t.work(LayOut(
-                #[inline(always)]
-                || {
-                    gather(weights, first_column, &inputs, floats);
-                    let tiles = tiles.as_chunks_mut::<TILE_WORDS>().0;
-                    let how = Digits { bits: W::BITS, step: W::STEP, zero: 0 };
-                    spread_codes::<Bytes, W>(t, how, weights, first_column, &inputs, |half, digits| {
-                        for (digits, tiles) in digits.iter().zip(tiles.chunks_exact_mut(2)) {
-                            let from: &[u8] = bytemuck::must_cast_slice(digits);
-                            let to: &mut [u8] = bytemuck::must_cast_slice_mut(&mut tiles[half]);
-                            for (to, &from) in to.iter_mut().zip(from) {
-                                *to = from.wrapping_sub(W::ZERO as u8);
-                            }
-                        }
-                    });
-                },
-            ));
-        }
-    };
-}
-
-impl<W: Codes, const BIASED: bool> MatrixWeights<W> for Int16Codes<BIASED> {
+impl<const BIASED: bool> MatrixWeights for Int16Codes<BIASED> {
     const METHOD: &'static str = "int16-tiles";
     type Rows = BytePairs;
 
     fn sums(scales: &[f32]) -> &[f32] {
         &scales[1..]
     }
-    codes_in_bytes!();
 }
 
-impl<W: Codes, const WHOLE_ROW: bool, const BIASED: bool> MatrixWeights<W> for Int8Codes<WHOLE_ROW, BIASED> {
+impl<const WHOLE_ROW: bool, const BIASED: bool> MatrixWeights for Int8Codes<WHOLE_ROW, BIASED> {
     const METHOD: &'static str = if WHOLE_ROW { "int8-row-tiles" } else { "int8-tiles" };
     type Rows = Int8Rows<WHOLE_ROW>;
 
@@ -270,7 +297,6 @@ impl<W: Codes, const WHOLE_ROW: bool, const BIASED: bool> MatrixWeights<W> for I
         // a scale and some sums for each block
         &scales[scales.len() / (1 + BLOCK / SUMMED)..]
     }
-    codes_in_bytes!();
 }
 
 /// bf16 times codes, which bf16 holds.
@@ -282,40 +308,11 @@ impl<const BIASED: bool> Schedule for Bf16Codes<BIASED> {
     const BIASES: bool = BIASED;
 }
 
-impl<W: Codes, const BIASED: bool> MatrixWeights<W> for Bf16Codes<BIASED> {
+impl<const BIASED: bool> MatrixWeights for Bf16Codes<BIASED> {
     const METHOD: &'static str = "bf16-tiles";
     type Rows = Bf16Lines;
 
-    fn depth(weights: &W) -> usize {
-        weights.depth()
-    }
     fn sums(scales: &[f32]) -> &[f32] {
         scales
-    }
-    fn lay_out(
-        t: Amx,
-        weights: &W,
-        first_column: usize,
-        inputs: Range<usize>,
-        tiles: &mut [u32],
-        floats: &mut [f32],
-    ) {
-        t.work(LayOut(
-            #[inline(always)]
-            || {
-                gather(weights, first_column, &inputs, floats);
-                let tiles = tiles.as_chunks_mut::<TILE_WORDS>().0;
-                let how = Digits { bits: W::BITS, step: W::STEP, zero: W::ZERO };
-                spread_codes::<Pairs, W>(t, how, weights, first_column, &inputs, |half, digits| {
-                    for (digits, tiles) in digits.iter().zip(tiles.chunks_exact_mut(2)) {
-                        for (word, &pair) in tiles[half].iter_mut().zip(digits) {
-                            let [low, high] =
-                                [pair as i16, (pair >> 16) as i16].map(|digit| f32::from(digit).to_bits());
-                            *word = low >> 16 | high & 0xffff_0000;
-                        }
-                    }
-                });
-            },
-        ));
     }
 }

@@ -32,7 +32,7 @@ use crate::error::Result;
 use crate::isa::Amx;
 use crate::isa::{Isa, Vectors, dispatch};
 use crate::table::TableTile;
-use crate::weights::{Weights, each_kind};
+use crate::weights::Weights;
 use bit_kernel::BitKernel;
 use bit_rows::{SignBits, TritBits};
 use driver::PreparedRows;
@@ -192,64 +192,30 @@ impl Matrix {
 macro_rules! with_matrix {
     ($t:expr, $choice:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {
         match $choice {
-            Matrix::Int16Signs => {
-                with_tiles!($t, Int16Codes::<false>, each_sign_kind, $weights, |$kernel, $w| $body)
-            }
-            Matrix::Int16Codes => {
-                with_tiles!($t, Int16Codes::<true>, each_affine_kind, $weights, |$kernel, $w| $body)
-            }
-            Matrix::Int8Signs => {
-                with_tiles!($t, Int8Codes::<false, false>, each_sign_kind, $weights, |$kernel, $w| $body)
-            }
-            Matrix::Int8Codes => {
-                with_tiles!($t, Int8Codes::<false, true>, each_affine_kind, $weights, |$kernel, $w| $body)
-            }
-            Matrix::Int8RowSigns => {
-                with_tiles!($t, Int8Codes::<true, false>, each_sign_kind, $weights, |$kernel, $w| $body)
-            }
-            Matrix::Int8RowCodes => {
-                with_tiles!($t, Int8Codes::<true, true>, each_affine_kind, $weights, |$kernel, $w| $body)
-            }
-            Matrix::Bf16Signs => {
-                with_tiles!($t, Bf16Codes::<false>, each_sign_kind, $weights, |$kernel, $w| $body)
-            }
-            Matrix::Bf16Codes => {
-                with_tiles!($t, Bf16Codes::<true>, each_affine_kind, $weights, |$kernel, $w| $body)
-            }
+            Matrix::Int16Signs => with_tiles!($t, Int16Codes::<false>, $weights, |$kernel, $w| $body),
+            Matrix::Int16Codes => with_tiles!($t, Int16Codes::<true>, $weights, |$kernel, $w| $body),
+            Matrix::Int8Signs => with_tiles!($t, Int8Codes::<false, false>, $weights, |$kernel, $w| $body),
+            Matrix::Int8Codes => with_tiles!($t, Int8Codes::<false, true>, $weights, |$kernel, $w| $body),
+            Matrix::Int8RowSigns => with_tiles!($t, Int8Codes::<true, false>, $weights, |$kernel, $w| $body),
+            Matrix::Int8RowCodes => with_tiles!($t, Int8Codes::<true, true>, $weights, |$kernel, $w| $body),
+            Matrix::Bf16Signs => with_tiles!($t, Bf16Codes::<false>, $weights, |$kernel, $w| $body),
+            Matrix::Bf16Codes => with_tiles!($t, Bf16Codes::<true>, $weights, |$kernel, $w| $body),
         }
     };
 }
 #[cfg(target_arch = "x86_64")]
 use with_matrix;
 
-/// One arm of it: `$each` binds the weights.
+/// One arm of it.
 #[cfg(target_arch = "x86_64")]
 macro_rules! with_tiles {
-    ($t:expr, $schedule:expr, $each:ident, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {
-        $each!($weights, $w => {
-            let $kernel = MatrixKernel($t, $schedule);
-            $body
-        })
-    };
+    ($t:expr, $schedule:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {{
+        let ($kernel, $w) = (MatrixKernel($t, $schedule), $weights);
+        $body
+    }};
 }
 #[cfg(target_arch = "x86_64")]
 use with_tiles;
-
-/// Calls `$body` with `$w` bound to weights of codes with scale and bias.
-#[cfg(target_arch = "x86_64")]
-macro_rules! each_affine_kind {
-    ($weights:expr, $w:ident => $body:expr) => {
-        match $weights {
-            Weights::Int1($w) => $body,
-            Weights::Int2($w) => $body,
-            Weights::Int4($w) => $body,
-            Weights::Int8($w) => $body,
-            _ => unreachable!("chosen for weights of codes with biases"),
-        }
-    };
-}
-#[cfg(target_arch = "x86_64")]
-use each_affine_kind;
 
 /// What tables hold.
 #[derive(Clone, Copy)]
@@ -318,19 +284,19 @@ macro_rules! with_kernel {
     ($isa:expr, $precision:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {{
         let (isa, weights): (Isa, &Weights) = ($isa, $weights);
         match Choice::of($precision, weights) {
-            Choice::Bf16Fma => dispatch!(isa, t => each_code_kind!(weights, $w => {
-                let $kernel = F32Kernel(t, Bf16Rows);
+            Choice::Bf16Fma => dispatch!(isa, t => {
+                let ($kernel, $w) = (F32Kernel(t, Bf16Rows), weights);
                 $body
-            })),
+            }),
             Choice::Int16Dot => with_int_kernel!(isa, weights, Int16Rows, |$kernel, $w| $body),
             Choice::Int8Dot => with_int_kernel!(isa, weights, Int8Rows::<false>, |$kernel, $w| $body),
             Choice::Int8RowDot => with_int_kernel!(isa, weights, Int8Rows::<true>, |$kernel, $w| $body),
             Choice::Int2Bits => with_bit_kernel!(isa, weights, TritBits, |$kernel, $w| $body),
             Choice::BinaryBits => with_bit_kernel!(isa, weights, SignBits, |$kernel, $w| $body),
-            Choice::F32Fma => dispatch!(isa, t => each_kind!(weights, $w => {
-                let $kernel = F32Kernel(t, PlainRows);
+            Choice::F32Fma => dispatch!(isa, t => {
+                let ($kernel, $w) = (F32Kernel(t, PlainRows), weights);
                 $body
-            })),
+            }),
         }
     }};
 }
@@ -353,28 +319,54 @@ macro_rules! with_int_kernel {
     ($isa:expr, $weights:expr, $rows:expr, |$kernel:ident, $w:ident| $body:expr) => {
         match ($isa, $isa.vectors()) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Vnni(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            (Isa::Avx512Vnni(t), _) => {
+                let ($kernel, $w) = (IntKernel(t, $rows), $weights);
+                $body
+            }
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512Bf16(t), _) => {
-                each_code_kind!($weights, $w => { let $kernel = IntKernel(t.lower(), $rows); $body })
+                let ($kernel, $w) = (IntKernel(t.lower(), $rows), $weights);
+                $body
             }
             #[cfg(target_arch = "x86_64")]
             (Isa::Amx(t), _) => {
-                each_code_kind!($weights, $w => { let $kernel = IntKernel(t.lower().lower(), $rows); $body })
+                let ($kernel, $w) = (IntKernel(t.lower().lower(), $rows), $weights);
+                $body
             }
             #[cfg(target_arch = "x86_64")]
-            (Isa::AvxVnni(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            (Isa::AvxVnni(t), _) => {
+                let ($kernel, $w) = (IntKernel(t, $rows), $weights);
+                $body
+            }
             #[cfg(target_arch = "aarch64")]
-            (Isa::Neon(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            (Isa::Neon(t), _) => {
+                let ($kernel, $w) = (IntKernel(t, $rows), $weights);
+                $body
+            }
             #[cfg(target_arch = "aarch64")]
-            (Isa::DotProd(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            (Isa::DotProd(t), _) => {
+                let ($kernel, $w) = (IntKernel(t, $rows), $weights);
+                $body
+            }
             #[cfg(target_arch = "aarch64")]
-            (Isa::I8mm(t), _) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
-            (_, Vectors::Portable(t)) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            (Isa::I8mm(t), _) => {
+                let ($kernel, $w) = (IntKernel(t, $rows), $weights);
+                $body
+            }
+            (_, Vectors::Portable(t)) => {
+                let ($kernel, $w) = (IntKernel(t, $rows), $weights);
+                $body
+            }
             #[cfg(target_arch = "x86_64")]
-            (_, Vectors::Avx2(t)) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            (_, Vectors::Avx2(t)) => {
+                let ($kernel, $w) = (IntKernel(t, $rows), $weights);
+                $body
+            }
             #[cfg(target_arch = "x86_64")]
-            (_, Vectors::Avx512(t)) => each_code_kind!($weights, $w => { let $kernel = IntKernel(t, $rows); $body }),
+            (_, Vectors::Avx512(t)) => {
+                let ($kernel, $w) = (IntKernel(t, $rows), $weights);
+                $body
+            }
         }
     };
 }
