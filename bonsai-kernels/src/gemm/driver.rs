@@ -236,6 +236,8 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    // one copy is enough for all kernels
+    #[inline(never)]
     fn store(&self, isa: Isa, epilogue: Epilogue<'_>, mut out: ArrayViewMut2<'_, f32>) {
         let &Self { acc, tile_rows, panels, width, scales, first_column } = self;
         let tile_len = tile_rows * width;

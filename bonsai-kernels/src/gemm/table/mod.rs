@@ -18,7 +18,7 @@ use super::rows::BLOCK;
 use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
-use crate::isa::{Token, Work, dispatch};
+use crate::isa::{Isa, Token, Work, dispatch};
 use crate::table::{Alphabet, Columns, TableTile, Totals};
 use codes::LayOut;
 pub(super) use codes::TableWeights;
@@ -84,7 +84,7 @@ pub(super) fn multiply<N: TableNumber, T: TableTile<N>, W: TableWeights>(
                 {
                     let row_scales = rows.row_scales::<T>(at);
                     let stored = Stored { sums, rows: T::ROWS, row_scales, first_column, epilogue, out };
-                    dispatch!(cpu.isa(), t => t.work(stored));
+                    stored.store(cpu.isa());
                 }
                 tile_at = tiles.end;
             }
@@ -177,6 +177,14 @@ struct Stored<'a> {
     first_column: usize,
     epilogue: Epilogue<'a>,
     out: ArrayViewMut2<'a, f32>,
+}
+
+impl Stored<'_> {
+    // one copy is enough for all kernels
+    #[inline(never)]
+    fn store(self, isa: Isa) {
+        dispatch!(isa, t => t.work(self));
+    }
 }
 
 impl Work for Stored<'_> {
