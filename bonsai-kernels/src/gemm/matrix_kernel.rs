@@ -7,12 +7,12 @@ use super::each_code_kind;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::{BLOCK, Int8Rows, RowForm, SUMMED};
 use super::split_rows::{Bf16Lines, BytePairs};
-use crate::int_tile::{Bytes, Digits, IntTile, LANES, Pairs};
-use crate::isa::{Amx, Token, Work};
+use crate::int_tile::{Bytes, Digits, IntTile, LANES, Pairs, Products};
+use crate::isa::{Amx, Avx512Vnni, Token, Work};
 use crate::weights::Weights;
 use crate::x86_64::amx::{Blocks, COLUMNS, Factors, LINE, ROWS, RowGroup, Schedule, TILE_WORDS, group_len};
 
-/// Rows in the form `R`, weights laid out in planes, multiplied as `S` says.
+/// Rows and weights multiplied as `S` says.
 #[derive(Clone, Copy)]
 pub(crate) struct MatrixKernel<S>(pub(crate) Amx, pub(crate) S);
 
@@ -87,15 +87,20 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
         inputs: Range<usize>,
         panel: &mut [u32],
     ) {
+        let Meaning { depth, zero, .. } = Meaning::of(weights);
         let mut rest = panel;
-        for inputs in groups(inputs, Meaning::of(weights).depth) {
+        for inputs in groups(inputs, depth) {
             let (panel, behind) = rest.split_at_mut(group_len::<S>(steps::<S>(inputs.len())));
-            let (tiles, values) = panel.split_at_mut(panel.len() - S::FLOATS);
-            values.fill(0);
-            let values = bytemuck::must_cast_slice_mut(values);
+            let (tiles, floats) = panel.split_at_mut(panel.len() - S::FLOATS);
+            floats.fill(0);
+            let panel = (tiles, bytemuck::must_cast_slice_mut(floats));
             each_code_kind!(weights, w => match S::FACTORS {
-                Factors::Bf16 => lay_out_bf16(self.0, w, first_column, inputs, tiles, values),
-                _ => lay_out_bytes(self.0, w, first_column, inputs, tiles, values),
+                Factors::Bf16 => {
+                    lay_out::<Pairs, _>(self.0, w, first_column, inputs, panel, zero, to_bf16);
+                }
+                _ => lay_out::<Bytes, _>(self.0, w, first_column, inputs, panel, 0, |digits, tile| {
+                    to_bytes(zero, digits, tile);
+                }),
             });
             rest = behind;
         }
@@ -155,40 +160,6 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
     }
 }
 
-/// Codes of the 16 columns of each tile as words of digits: what all layouts of codes begin with. Calls `place` with the
-/// number of the tile of columns and the words of all its steps.
-#[inline(always)]
-fn spread_codes<P: crate::int_tile::Products, W: Codes>(
-    t: Amx,
-    how: Digits,
-    weights: &W,
-    first_column: usize,
-    inputs: &Range<usize>,
-    mut place: impl FnMut(usize, &[[u32; TILE_WORDS]]),
-) where
-    crate::isa::Avx512Vnni: IntTile<P>,
-{
-    let mut words = [[0; LANES]; BLOCK * 8 / 32];
-    let words = &mut words[..(inputs.len() * W::BITS).div_ceil(32)];
-    let mut digits = [[0; TILE_WORDS]; BLOCK / (LINE / 4)];
-    let rows = inputs.len().div_ceil(P::DEPTH);
-    let tiles = rows.div_ceil(LANES);
-    for half in 0..COLUMNS / LANES {
-        fetch_words(weights, first_column + half * LANES, inputs.start * W::BITS / 32, words);
-        t.lower().lower().spread(how, words, &mut digits.as_flattened_mut()[..rows * LANES], LANES);
-        place(half, &digits[..tiles]);
-    }
-}
-
-/// Scales and biases of a group.
-#[inline(always)]
-fn gather<W: Codes>(weights: &W, first_column: usize, inputs: &Range<usize>, floats: &mut [f32]) {
-    let group = inputs.start / weights.group_size();
-    let (scales, biases) = floats.split_at_mut(COLUMNS);
-    weights.gather_scales(first_column, group, scales);
-    weights.gather_biases(first_column, group, biases);
-}
-
 /// A body that is compiled for the instruction set.
 struct LayOut<F>(F);
 
@@ -200,60 +171,62 @@ impl<F: FnOnce()> Work for LayOut<F> {
     }
 }
 
-/// Lays out one group of [`COLUMNS`] columns: tiles `[steps][2]` of bytes, and floats behind them, which are zeros before.
-fn lay_out_bytes<W: Codes>(
+/// Lays out one group of [`COLUMNS`] columns: tiles `[steps][2]`, which `convert` makes of words of digits that count from
+/// `zero`, and floats behind them, which are zeros before.
+fn lay_out<P: Products, W: Codes>(
     t: Amx,
     weights: &W,
     first_column: usize,
     inputs: Range<usize>,
-    tiles: &mut [u32],
-    floats: &mut [f32],
-) {
+    panel: (&mut [u32], &mut [f32]),
+    zero: i32,
+    convert: impl Fn(&[u32; TILE_WORDS], &mut [u32; TILE_WORDS]),
+) where
+    Avx512Vnni: IntTile<P>,
+{
     t.work(LayOut(
         #[inline(always)]
         || {
-            gather(weights, first_column, &inputs, floats);
+            let (tiles, floats) = panel;
+            let group = inputs.start / weights.group_size();
+            let (scales, biases) = floats.split_at_mut(COLUMNS);
+            weights.gather_scales(first_column, group, scales);
+            weights.gather_biases(first_column, group, biases);
             let tiles = tiles.as_chunks_mut::<TILE_WORDS>().0;
-            let how = Digits { bits: W::BITS, step: W::STEP, zero: 0 };
-            spread_codes::<Bytes, W>(t, how, weights, first_column, &inputs, |half, digits| {
+            let how = Digits { bits: W::BITS, step: W::STEP, zero };
+            let mut words = [[0; LANES]; BLOCK * 8 / 32];
+            let words = &mut words[..(inputs.len() * W::BITS).div_ceil(32)];
+            let mut digits = [[0; TILE_WORDS]; BLOCK / (LINE / 4)];
+            let rows = inputs.len().div_ceil(P::DEPTH);
+            for half in 0..COLUMNS / LANES {
+                fetch_words(weights, first_column + half * LANES, inputs.start * W::BITS / 32, words);
+                t.lower().lower().spread(how, words, &mut digits.as_flattened_mut()[..rows * LANES], LANES);
+                let digits = &digits[..rows.div_ceil(LANES)];
                 for (digits, tiles) in digits.iter().zip(tiles.chunks_exact_mut(2)) {
-                    let from: &[u8] = bytemuck::must_cast_slice(digits);
-                    let to: &mut [u8] = bytemuck::must_cast_slice_mut(&mut tiles[half]);
-                    for (to, &from) in to.iter_mut().zip(from) {
-                        *to = from.wrapping_sub(W::ZERO as u8);
-                    }
+                    convert(digits, &mut tiles[half]);
                 }
-            });
+            }
         },
     ));
 }
 
-/// The same with tiles of bf16.
-fn lay_out_bf16<W: Codes>(
-    t: Amx,
-    weights: &W,
-    first_column: usize,
-    inputs: Range<usize>,
-    tiles: &mut [u32],
-    floats: &mut [f32],
-) {
-    t.work(LayOut(
-        #[inline(always)]
-        || {
-            gather(weights, first_column, &inputs, floats);
-            let tiles = tiles.as_chunks_mut::<TILE_WORDS>().0;
-            let how = Digits { bits: W::BITS, step: W::STEP, zero: W::ZERO };
-            spread_codes::<Pairs, W>(t, how, weights, first_column, &inputs, |half, digits| {
-                for (digits, tiles) in digits.iter().zip(tiles.chunks_exact_mut(2)) {
-                    for (word, &pair) in tiles[half].iter_mut().zip(digits) {
-                        let [low, high] =
-                            [pair as i16, (pair >> 16) as i16].map(|digit| f32::from(digit).to_bits());
-                        *word = low >> 16 | high & 0xffff_0000;
-                    }
-                }
-            });
-        },
-    ));
+/// Digits less what they count from, in bytes that may have a sign.
+#[inline(always)]
+fn to_bytes(zero: i32, digits: &[u32; TILE_WORDS], tile: &mut [u32; TILE_WORDS]) {
+    let from: &[u8] = bytemuck::must_cast_slice(digits);
+    let to: &mut [u8] = bytemuck::must_cast_slice_mut(tile);
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = from.wrapping_sub(zero as u8);
+    }
+}
+
+/// Digits of 8 bits and a sign, which bf16 holds.
+#[inline(always)]
+fn to_bf16(digits: &[u32; TILE_WORDS], tile: &mut [u32; TILE_WORDS]) {
+    for (word, &pair) in tile.iter_mut().zip(digits) {
+        let [low, high] = [pair as i16, (pair >> 16) as i16].map(|digit| f32::from(digit).to_bits());
+        *word = low >> 16 | high & 0xffff_0000;
+    }
 }
 
 /// 16-bit codes in pairs of bytes times codes of weights in bytes, which have a sign where there are no biases.

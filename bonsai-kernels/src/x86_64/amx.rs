@@ -417,7 +417,7 @@ unsafe fn add<S: Schedule>(pending: &mut Pending, parts: usize) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn add_part<S: Schedule, const GROUPS: usize>(pending: &Pending) {
-    let groups: &[Group; GROUPS] = pending.groups.first_chunk().expect("as many groups");
+    let groups = &pending.groups[..GROUPS];
     let first = pending.added;
     // a part lies in one tile
     let at = (first / TILE * 2 * TILE + first % TILE) * TILE;
