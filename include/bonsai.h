@@ -345,11 +345,11 @@ typedef struct bonsai_request {
      */
     uint64_t seed;
     /**
-     * Width in pixels, a multiple of 16; 0: the model's.
+     * Width in pixels, a multiple of 16, with bonsai-mini of 32; 0: the model's.
      */
     uint32_t width;
     /**
-     * Height in pixels, a multiple of 16; 0: the model's.
+     * Height in pixels, a multiple of 16, with bonsai-mini of 32; 0: the model's.
      */
     uint32_t height;
     /**

@@ -8,7 +8,8 @@ use crate::nn::PictureBuffer;
 use crate::noise::{self, NoiseSource};
 use crate::scheduler;
 
-/// Pixels of a picture for each token, in one direction.
+/// Pixels of a picture for each token, in one direction, with the VAE of FLUX.2; for any other see
+/// [`VaeConfig::pixels_per_token`](crate::vae::VaeConfig::pixels_per_token).
 pub const PIXELS_PER_TOKEN: usize = 16;
 
 /// Latents of one picture as the transformer sees them: one row for each patch of 2x2 latent pixels, row by row.

@@ -155,8 +155,9 @@ impl Model {
             )));
         }
         let size = side.default_size.map_or(DEFAULT_SIZE, |[width, height]| (width, height));
-        let grid =
-            token_grid(size.0, size.1).map_err(|e| e.context("default_size")).map_err(in_side_file(true))?;
+        let grid = token_grid(size.0, size.1, vae.config().pixels_per_token())
+            .map_err(|e| e.context("default_size"))
+            .map_err(in_side_file(true))?;
         let steps = side.steps.unwrap_or(DEFAULT_STEPS);
         Schedule::EmpiricalMu.sigmas(steps, grid.0 * grid.1).map_err(in_side_file(true))?;
         let sizes = ModelSizes::of(&Parts {

@@ -289,10 +289,10 @@ impl Pipeline {
     /// Seeded noise for a picture of this size.
     ///
     /// # Errors
-    /// When a side is no multiple of 16 or out of range.
+    /// When a side is no multiple of the pixels of a token or out of range.
     pub fn noise(&self, request: &Request) -> Result<Latents> {
         let (width, height) = request.size.unwrap_or(self.defaults().size);
-        let (rows, columns) = token_grid(width, height)?;
+        let (rows, columns) = token_grid(width, height, self.vae().config().pixels_per_token())?;
         let channels = self.transformer().config().in_channels;
         Latents::noise(request.noise_source, request.seed, rows, columns, channels)
     }
@@ -432,13 +432,13 @@ impl Pipeline {
         Ok(Image::from_decoded(width, height, picture.as_slice()))
     }
 
-    /// The latents of a picture whose sides are multiples of 16: a reference for [`Pipeline::velocity_with`], or the
-    /// start of image-to-image.
+    /// The latents of a picture whose sides are multiples of the pixels of a token: a reference for
+    /// [`Pipeline::velocity_with`], or the start of image-to-image.
     ///
     /// # Errors
-    /// When the VAE has no encoder, a side is no multiple of 16, the work was cancelled, or memory lacks.
+    /// When the VAE has no encoder, a side is no such multiple, the work was cancelled, or memory lacks.
     pub fn encode_image(&self, image: &Image) -> Result<Latents> {
-        token_grid(image.width(), image.height())?;
+        token_grid(image.width(), image.height(), self.vae().config().pixels_per_token())?;
         let pixels = image.to_signed_unit();
         let shape = (image.height(), image.width(), 3);
         let view = ndarray::ArrayView3::from_shape(shape, &pixels)

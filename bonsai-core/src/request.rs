@@ -11,7 +11,7 @@ pub const MAX_SIDE: usize = 2048;
 pub struct Request {
     /// The prompt; it may be empty.
     pub prompt: String,
-    /// Width and height in pixels, multiples of 16.
+    /// Width and height in pixels, multiples of 16, or of 32 where the VAE has a level more than FLUX.2's.
     pub size: Option<(usize, usize)>,
     /// Denoising steps.
     pub steps: Option<usize>,
@@ -84,31 +84,32 @@ impl Request {
     /// # Errors
     /// When a side is no multiple of 16 or out of range, or so is the number of steps.
     pub fn check(&self) -> Result<()> {
-        let tokens = self.size.map(|(width, height)| token_grid(width, height)).transpose()?;
+        let tokens =
+            self.size.map(|(width, height)| token_grid(width, height, PIXELS_PER_TOKEN)).transpose()?;
         let (rows, columns) = tokens.unwrap_or((1, 1));
         let steps = self.steps.unwrap_or(1);
         self.schedule.sigmas(steps, rows * columns).map(|_| ())
     }
 }
 
-/// Rows and columns of tokens of a picture.
-pub(crate) fn token_grid(width: usize, height: usize) -> Result<(usize, usize)> {
+/// Rows and columns of tokens, of `pixels` in each direction, of a picture.
+pub(crate) fn token_grid(width: usize, height: usize, pixels: usize) -> Result<(usize, usize)> {
     for (name, side) in [("width", width), ("height", height)] {
         if side == 0 || side > MAX_SIDE {
             return Err(Error::invalid(format!(
-                "{name} {side}: expected a multiple of {PIXELS_PER_TOKEN} from {PIXELS_PER_TOKEN} to {MAX_SIDE}"
+                "{name} {side}: expected a multiple of {pixels} from {pixels} to {MAX_SIDE}"
             )));
         }
-        if !side.is_multiple_of(PIXELS_PER_TOKEN) {
-            let below = side / PIXELS_PER_TOKEN * PIXELS_PER_TOKEN;
-            let above = below + PIXELS_PER_TOKEN;
+        if !side.is_multiple_of(pixels) {
+            let below = side / pixels * pixels;
+            let above = below + pixels;
             let nearest = if below == 0 { format!("{above}") } else { format!("{below} and {above}") };
             return Err(Error::invalid(format!(
-                "{name} {side}: expected a multiple of {PIXELS_PER_TOKEN}; the nearest are {nearest}"
+                "{name} {side}: expected a multiple of {pixels}; the nearest are {nearest}"
             )));
         }
     }
-    Ok((height / PIXELS_PER_TOKEN, width / PIXELS_PER_TOKEN))
+    Ok((height / pixels, width / pixels))
 }
 
 impl Schedule {
@@ -127,11 +128,14 @@ mod tests {
 
     #[test]
     fn sizes_name_their_neighbours() {
-        assert_eq!(token_grid(512, 256).unwrap(), (16, 32));
-        let message = token_grid(500, 512).unwrap_err().to_string();
+        assert_eq!(token_grid(512, 256, 16).unwrap(), (16, 32));
+        assert_eq!(token_grid(512, 256, 32).unwrap(), (8, 16));
+        let message = token_grid(528, 512, 32).unwrap_err().to_string();
+        assert!(message.contains("width 528") && message.contains("512 and 544"), "{message}");
+        let message = token_grid(500, 512, 16).unwrap_err().to_string();
         assert!(message.contains("width 500") && message.contains("496 and 512"), "{message}");
         for side in [0, MAX_SIDE + 16, 100_000] {
-            assert!(token_grid(512, side).is_err());
+            assert!(token_grid(512, side, 16).is_err());
         }
     }
 }

@@ -13,7 +13,6 @@ use bonsai_kernels::{Cpu, DotPrecision};
 pub(crate) use sizes::{ModelSizes, Parts};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::latents::PIXELS_PER_TOKEN;
 use crate::model_dir::ModelDir;
 use crate::model_source::{ModelFiles, ModelSource};
 use crate::options::{PipelineOptions, all_threads};
@@ -189,7 +188,7 @@ impl ModelSizes {
     /// The fastest plan within the budget.
     pub(crate) fn plan(&self, request: &Request, setting: &Setting<'_>) -> Result<Estimate> {
         let size = request.size.unwrap_or(self.size);
-        token_grid(size.0, size.1)?;
+        token_grid(size.0, size.1, self.vae.pixels_per_token())?;
         let all = self.plans(request, size, setting);
         // whoever wants weights to stay has the room for them
         let default_budget = DEFAULT_BUDGET + if setting.keep_weights { self.mapped } else { 0 };
@@ -224,12 +223,13 @@ impl ModelSizes {
     /// Says what would do, and the largest picture of the same shape that would fit.
     fn refuse(&self, request: &Request, leanest: &Estimate, setting: &Setting<'_>, budget: u64) -> Error {
         let (width, height) = (leanest.width, leanest.height);
+        let pixels = self.vae.pixels_per_token();
         let smaller = |side: usize, longest: usize| {
             let scaled = side * longest / width.max(height);
-            (scaled / PIXELS_PER_TOKEN * PIXELS_PER_TOKEN).max(PIXELS_PER_TOKEN)
+            (scaled / pixels * pixels).max(pixels)
         };
-        let fitting = (1..width.max(height) / PIXELS_PER_TOKEN).rev().find_map(|tokens| {
-            let longest = tokens * PIXELS_PER_TOKEN;
+        let fitting = (1..width.max(height) / pixels).rev().find_map(|tokens| {
+            let longest = tokens * pixels;
             let size = (smaller(width, longest), smaller(height, longest));
             let fits = self.plans(request, size, setting).iter().any(|e| e.peak_bytes() <= budget);
             fits.then_some(size)

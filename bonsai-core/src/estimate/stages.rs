@@ -61,7 +61,8 @@ impl ModelSizes {
             + self.copied
             + (setting.prompts_beside)(prompt, plan.prompts);
         let (encode, encode_macs) = self.text_encode(text, taps, setting);
-        let image = (width / 16) * (height / 16);
+        let pixels = self.vae.pixels_per_token();
+        let image = (width / pixels) * (height / pixels);
         let preview = self.preview((width, height), setting);
         let (denoise, mapped, denoise_macs) = self.denoise(text, image, steps, preview, setting);
         let (mut decode, decode_macs) = self.decode(request, (width, height), setting, plan);

@@ -14,9 +14,6 @@ pub use png::{encode_png, read_png_text, write_png};
 
 use crate::{Error, ErrorKind, Result};
 
-/// Pixels of one latent token's side: picture sides are multiples of it.
-const TOKEN_SIDE: usize = 16;
-
 /// An RGB picture of 8 bits a channel, rows from the top, pixels from the left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
@@ -101,17 +98,18 @@ impl Image {
         self.rgb.iter().map(|&x| 2.0 * (f32::from(x) / 255.0) - 1.0).collect()
     }
 
-    /// The middle of the picture, each side cut to the largest multiple of 16 in it.
+    /// The middle of the picture, each side cut to the largest multiple of `pixels` in it: of what a token takes
+    /// ([`VaeConfig::pixels_per_token`](crate::vae::VaeConfig::pixels_per_token)).
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if a side is shorter than 16 pixels.
-    pub fn crop_to_multiple_of_16(&self) -> Result<Self> {
-        let width = self.width / TOKEN_SIDE * TOKEN_SIDE;
-        let height = self.height / TOKEN_SIDE * TOKEN_SIDE;
+    /// [`ErrorKind::InvalidArgument`] if `pixels` is 0 or a side is shorter.
+    pub fn crop_to_multiple_of(&self, pixels: usize) -> Result<Self> {
+        let cut = |side: usize| side - side.checked_rem(pixels).unwrap_or(side);
+        let (width, height) = (cut(self.width), cut(self.height));
         if width == 0 || height == 0 {
             let (w, h) = (self.width, self.height);
             return Err(Error::invalid(format!(
-                "image of {w} x {h} pixels: expected sides of at least {TOKEN_SIDE}"
+                "image of {w} x {h} pixels: expected sides of at least {pixels}"
             )));
         }
         let (left, top) = ((self.width - width) / 2, (self.height - height) / 2);
@@ -209,7 +207,7 @@ mod tests {
     #[test]
     fn references_are_cropped_and_scaled_as_recorded() {
         let (width, height, want) = hwc("edit2_80x64.safetensors", "ref0.preprocessed");
-        let image = load("ref0.png").crop_to_multiple_of_16().unwrap();
+        let image = load("ref0.png").crop_to_multiple_of(16).unwrap();
         assert_eq!((image.width(), image.height()), (width, height));
         assert!(image.to_signed_unit() == want);
     }
@@ -241,7 +239,7 @@ mod tests {
         }
         let line = Image::new(1000, 1, vec![7; 3000]).unwrap();
         assert!(line.resize_to_area(10).is_err());
-        assert!(line.crop_to_multiple_of_16().is_err());
+        assert!(line.crop_to_multiple_of(16).is_err());
         assert!(line.resize(0, 1).is_err());
         assert!(line.resize(1, usize::MAX).is_err());
     }

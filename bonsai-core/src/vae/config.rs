@@ -146,6 +146,11 @@ impl VaeConfig {
         self.decoder_block_out_channels.as_deref().unwrap_or(&self.block_out_channels)
     }
 
+    /// Pixels of a picture for each token, in one direction: 16 with the four levels of FLUX.2.
+    pub fn pixels_per_token(&self) -> usize {
+        self.patch_size[0] << (self.block_out_channels.len() - 1)
+    }
+
     /// Channels of one transformer token.
     pub fn token_channels(&self) -> usize {
         self.latent_channels * self.patch_size[0] * self.patch_size[1]

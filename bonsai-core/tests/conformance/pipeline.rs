@@ -188,7 +188,7 @@ pub fn edit(rig: &Rig<'_>, file: &str, case: &EditCase, report: &mut Report) -> 
     let mut references = Vec::new();
     for (index, path) in case.references.iter().enumerate() {
         let image = Image::load(rig.golden.path(path))?;
-        let image = image.resize_to_area(MAX_REFERENCE_AREA)?.crop_to_multiple_of_16()?;
+        let image = image.resize_to_area(MAX_REFERENCE_AREA)?.crop_to_multiple_of(PIXELS_PER_TOKEN)?;
         if let Some(want) = stage.file.find(&format!("ref{index}.preprocessed")) {
             report.exact_floats(want, &image_planes(&image));
         }
