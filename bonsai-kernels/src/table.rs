@@ -3,8 +3,9 @@
 //! with a memory operand whose address comes from the bits of the weights.
 //!
 //! For a CPU that is two loads and two additions a cycle, each of which stands for five or six multiply-accumulates in
-//! every lane; nothing is permuted, and nothing waits for a port that is there once. Tables of a pass ([`Alphabet::ENTRIES`] entries
-//! of a vector) fill 32 KiB with 512-bit vectors, 41 for ternary weights, and half of that with 256-bit ones.
+//! every lane; nothing is permuted, and nothing waits for a port that is there once. Tables of a pass
+//! fill 32 KiB with 512-bit vectors, 41 for ternary weights. With 256-bit ones half a word is looked up at a time, in entries of
+//! two vectors ([`Pair`]), so that an address serves two additions: tables of 16 KiB, 23 for ternary weights.
 #![expect(unsafe_code, reason = "loads of vectors at addresses that come from weights")]
 
 use std::marker::PhantomData;
@@ -24,6 +25,8 @@ pub(crate) trait Lanes: Copy {
     const SCALE: f32;
     /// Bytes of an entry, as an exponent of 2.
     const ENTRY_SHIFT: u32;
+    /// Quarters of a word that one pass looks up, so that their tables stay in the first-level cache: 4 or 2.
+    const QUARTERS: usize = 4;
 
     /// The row of the tile that a lane stands for.
     fn row(lane: usize) -> usize {
@@ -59,31 +62,98 @@ pub(crate) trait Lanes: Copy {
     }
 }
 
+/// Two entries side by side, which one address brings: a tile of twice the rows, half a word at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair<V>(V, V);
+
+impl<V: Lanes> Lanes for Pair<V> {
+    type Number = V::Number;
+    const LANES: usize = 2 * V::LANES;
+    const SCALE: f32 = V::SCALE;
+    const ENTRY_SHIFT: u32 = V::ENTRY_SHIFT + 1;
+    const QUARTERS: usize = V::QUARTERS / 2;
+
+    fn row(lane: usize) -> usize {
+        lane / V::LANES * V::LANES + V::row(lane % V::LANES)
+    }
+    #[inline(always)]
+    unsafe fn load(at: *const V::Number) -> Self {
+        // SAFETY: as the caller promised, as in all that follow; each half has its half of the numbers.
+        unsafe { Self(V::load(at), V::load(at.add(V::LANES))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut V::Number) {
+        // SAFETY: see above.
+        unsafe {
+            self.0.store(at);
+            self.1.store(at.add(V::LANES));
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: see above.
+        unsafe { Self(self.0.add(other.0), self.1.add(other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: see above.
+        unsafe { Self(self.0.sub(other.0), self.1.sub(other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: see above.
+        unsafe { Self(V::zero(), V::zero()) }
+    }
+    #[inline(always)]
+    unsafe fn accumulate(self, scale: f32, row_scales: Option<*const f32>, sums: *mut f32) {
+        // SAFETY: see above.
+        unsafe {
+            self.0.accumulate(scale, row_scales, sums);
+            self.1.accumulate(scale, row_scales.map(|scales| scales.add(V::LANES)), sums.add(V::LANES));
+        }
+    }
+    #[inline(always)]
+    unsafe fn field<const INDEX: usize>(word: u64) -> usize {
+        // SAFETY: see above.
+        unsafe { V::field::<INDEX>(word) }
+    }
+}
+
 /// What codes of weights mean, and how a word of them is cut into look-ups.
 pub(crate) trait Alphabet: Copy + Send + Sync + 'static {
-    /// Inputs of one word of 64 bits, which one pass adds up.
+    /// Inputs of one word of 64 bits.
     const INPUTS: usize;
     /// Words of fields.
     const PLANES: usize;
-    /// Entries of the four tables of one plane that the fields of one word stand for, plane by plane.
+    /// Entries of the table that a field stands for, plane by plane.
     const TABLES: &'static [usize];
-    /// All entries of a pass, and as many behind them as an invalid code reaches.
-    const ENTRIES: usize;
+    /// Entries behind the last table that an invalid code reaches.
+    const BEYOND: usize;
 
-    /// The word that a pass reads, from one of stored codes.
+    /// The word that passes read, from one of stored codes.
     fn word(stored: u64) -> u64;
     /// The fields of a word: numbers of entries times their size, four in each.
     fn planes(word: u64, entry_shift: u32) -> [u64; 3];
-    /// Fills the tables of `INPUTS` inputs `[inputs][LANES]`.
+    /// Fills the tables of the inputs of a pass `[pass_inputs][LANES]`.
     ///
     /// # Safety
-    /// The CPU has the instructions of `V`; there are so many inputs, and `ENTRIES` entries.
+    /// The CPU has the instructions of `V`; there are so many inputs, and [`entries`] entries.
     unsafe fn build<V: Lanes>(inputs: *const V::Number, tables: *mut V::Number);
-    /// The entries that the fields of these planes pick, added to a sum if there is one.
+    /// The entries that the fields of the first quarters of these planes pick, added to a sum if there is one.
     ///
     /// # Safety
-    /// The CPU has the instructions of `V`; there are `ENTRIES` entries.
+    /// The CPU has the instructions of `V`; there are [`entries`] entries.
     unsafe fn sum<V: Lanes>(tables: *const V::Number, planes: [u64; 3], start: Option<V>) -> V;
+}
+
+/// Inputs that one pass adds up.
+pub(crate) const fn pass_inputs<A: Alphabet, V: Lanes>() -> usize {
+    A::INPUTS * V::QUARTERS / 4
+}
+
+/// Entries of the tables of a pass, and as many behind them as an invalid code reaches.
+pub(crate) const fn entries<A: Alphabet, V: Lanes>() -> usize {
+    first_entry::<A>(0, V::QUARTERS) + A::BEYOND
 }
 
 /// The entry that field `QUARTER` of plane `PLANE` picks.
@@ -126,7 +196,7 @@ impl Alphabet for Signs {
     const INPUTS: usize = 64;
     const PLANES: usize = 3;
     const TABLES: &'static [usize] = &[64, 32, 32];
-    const ENTRIES: usize = 4 * (64 + 32 + 32);
+    const BEYOND: usize = 0;
 
     #[inline(always)]
     fn word(stored: u64) -> u64 {
@@ -147,9 +217,9 @@ impl Alphabet for Signs {
 
     #[inline(always)]
     unsafe fn build<V: Lanes>(mut inputs: *const V::Number, tables: *mut V::Number) {
-        for quarter in 0..4 {
+        for quarter in 0..V::QUARTERS {
             for (plane, chunk) in [6, 5, 5].into_iter().enumerate() {
-                // SAFETY: the chunks of four quarters are 64 inputs, and their tables all the entries.
+                // SAFETY: the chunks of a quarter are 16 inputs, and the tables of all of them the entries.
                 unsafe {
                     let table = tables.add(first_entry::<Self>(plane, quarter) * V::LANES);
                     let low = signed_sums::<V>(inputs);
@@ -169,6 +239,9 @@ impl Alphabet for Signs {
     unsafe fn sum<V: Lanes>(tables: *const V::Number, planes: [u64; 3], start: Option<V>) -> V {
         // SAFETY: as the caller promised.
         unsafe {
+            if V::QUARTERS == 2 {
+                return add_entries!(tables, planes, start: (0 0) (1 0) (2 0) (0 1) (1 1) (2 1));
+            }
             add_entries!(tables, planes, start:
                 (0 0) (1 0) (2 0) (0 1) (1 1) (2 1) (0 2) (1 2) (2 2) (0 3) (1 3) (2 3))
         }
@@ -187,7 +260,7 @@ impl Alphabet for Trits {
     const PLANES: usize = 2;
     const TABLES: &'static [usize] = &[TRIT_ENTRIES; 2];
     // codes of 3, which mean nothing, make 120 at most
-    const ENTRIES: usize = 8 * TRIT_ENTRIES + 40;
+    const BEYOND: usize = 40;
 
     #[inline(always)]
     fn word(stored: u64) -> u64 {
@@ -206,9 +279,9 @@ impl Alphabet for Trits {
 
     #[inline(always)]
     unsafe fn build<V: Lanes>(mut inputs: *const V::Number, tables: *mut V::Number) {
-        for quarter in 0..4 {
+        for quarter in 0..V::QUARTERS {
             for plane in 0..2 {
-                // SAFETY: eight times four inputs, and their tables.
+                // SAFETY: twice four inputs for each quarter, and their tables.
                 unsafe {
                     let table = tables.add(first_entry::<Self>(plane, quarter) * V::LANES);
                     let low = trit_pairs::<V>(inputs);
@@ -223,7 +296,12 @@ impl Alphabet for Trits {
     #[inline(always)]
     unsafe fn sum<V: Lanes>(tables: *const V::Number, planes: [u64; 3], start: Option<V>) -> V {
         // SAFETY: as the caller promised.
-        unsafe { add_entries!(tables, planes, start: (0 0) (1 0) (0 1) (1 1) (0 2) (1 2) (0 3) (1 3)) }
+        unsafe {
+            if V::QUARTERS == 2 {
+                return add_entries!(tables, planes, start: (0 0) (1 0) (0 1) (1 1));
+            }
+            add_entries!(tables, planes, start: (0 0) (1 0) (0 1) (1 1) (0 2) (1 2) (0 3) (1 3))
+        }
     }
 }
 
@@ -305,6 +383,8 @@ unsafe fn cross<V: Lanes, const LOW: usize, const HIGH: usize>(
 pub(crate) struct Columns<'a, N> {
     /// As [`Alphabet::word`] makes them, one for each column.
     pub(crate) words: &'a [u64],
+    /// The half of them that the pass looks up, where it is one of two.
+    pub(crate) half: usize,
     /// Sums so far, `[columns][LANES]`, which the first pass of a block does not read and the last one does not write.
     pub(crate) partial: &'a mut [N],
     pub(crate) first: bool,
@@ -327,17 +407,14 @@ pub(crate) trait TableTile<N: Element>: Token {
     /// Rows of a tile.
     const ROWS: usize = Self::Lanes::LANES;
 
-    /// Fills the tables of a pass from `inputs` `[A::INPUTS][ROWS]`.
+    /// Fills the tables of a pass from `inputs` `[pass_inputs][ROWS]`.
     ///
     /// # Panics
     /// When a slice is too short.
     fn build<A: Alphabet>(self, inputs: &[N], tables: &mut [N]) {
-        assert!(inputs.len() >= A::INPUTS * Self::ROWS && aligned(inputs), "inputs of {} tables", A::ENTRIES);
-        assert!(
-            tables.len() >= A::ENTRIES * Self::ROWS && aligned(tables),
-            "tables of {} entries",
-            A::ENTRIES
-        );
+        let (needed, entries) = (pass_inputs::<A, Self::Lanes>(), entries::<A, Self::Lanes>());
+        assert!(inputs.len() >= needed * Self::ROWS && aligned(inputs), "{needed} inputs");
+        assert!(tables.len() >= entries * Self::ROWS && aligned(tables), "tables of {entries} entries");
         self.work(Build::<A, Self::Lanes> { inputs, tables, alphabet: PhantomData });
     }
 
@@ -347,11 +424,9 @@ pub(crate) trait TableTile<N: Element>: Token {
     /// When a slice is too short.
     fn look_up<A: Alphabet>(self, tables: &[N], columns: Columns<'_, N>) {
         let count = columns.words.len();
-        assert!(
-            tables.len() >= A::ENTRIES * Self::ROWS && aligned(tables),
-            "tables of {} entries",
-            A::ENTRIES
-        );
+        let entries = entries::<A, Self::Lanes>();
+        assert!(tables.len() >= entries * Self::ROWS && aligned(tables), "tables of {entries} entries");
+        assert!(columns.half < 4 / Self::Lanes::QUARTERS, "a word of {} passes", 4 / Self::Lanes::QUARTERS);
         assert!(
             columns.partial.len() >= count * Self::ROWS && aligned(columns.partial),
             "sums of {count} columns"
@@ -424,13 +499,13 @@ impl<A: Alphabet, V: Lanes> Work for LookUp<'_, A, V> {
 /// Adds up the entries of all columns; what the pass of a block does before and after is known beforehand.
 ///
 /// # Safety
-/// The CPU has the instructions; there are `ENTRIES` entries, and sums and scales for each column.
+/// The CPU has the instructions; there are [`entries`] entries, and sums and scales for each column.
 #[inline(always)]
 unsafe fn pass<A: Alphabet, V: Lanes, const FIRST: bool, const LAST: bool, const ROW_SCALES: bool>(
     tables: &[V::Number],
     columns: Columns<'_, V::Number>,
 ) {
-    let Columns { words, partial, last, .. } = columns;
+    let Columns { words, half, partial, last, .. } = columns;
     let (tables, mut partial) = (tables.as_ptr(), partial.as_mut_ptr());
     let (mut scales, row_scales, mut sums) = match last {
         Some(t) => {
@@ -442,6 +517,8 @@ unsafe fn pass<A: Alphabet, V: Lanes, const FIRST: bool, const LAST: bool, const
         // SAFETY: as the caller promised; each column is one step further.
         unsafe {
             let start = if FIRST { None } else { Some(V::load(partial)) };
+            // two passes look at one half each, one pass at all of it
+            let word = if V::QUARTERS == 2 { word >> (32 * half) } else { word };
             let sum = A::sum(tables, A::planes(word, V::ENTRY_SHIFT), start);
             if LAST {
                 sum.accumulate(*scales, ROW_SCALES.then_some(row_scales), sums);

@@ -6,27 +6,13 @@ use std::time::Instant;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use super::epilogue::Epilogue;
-#[cfg(target_arch = "x86_64")]
-use super::rows::{Int16Rows, RowForm};
 use crate::Cpu;
 use crate::error::Result;
-#[cfg(target_arch = "x86_64")]
-use crate::isa::Avx512;
 use crate::isa::{Token, dispatch};
-#[cfg(target_arch = "x86_64")]
-use crate::weights::BinaryWeights;
 use crate::weights::{DenseWeights, FloatType, bf16_to_f32, f16_to_f32};
-#[cfg(target_arch = "x86_64")]
-use crate::x86_64::sign_dot::{GROUP, lay_out};
 
 /// With more rows panels pay.
 pub(super) const MOST_ROWS: usize = 4;
-/// The same for signs, which are read anew for each row.
-#[cfg(target_arch = "x86_64")]
-const MOST_SIGN_ROWS: usize = 2;
-/// Scales of one row of weights that are made floats at a time.
-#[cfg(target_arch = "x86_64")]
-const SCALES: usize = 32;
 /// Columns of one task: enough of them to be worth a task, few enough that threads end together.
 const COLUMNS_PER_TASK: usize = 64;
 /// Sums of one product: two vectors on AVX-512, whose additions overlap.
@@ -58,67 +44,13 @@ pub(super) fn multiply_dense(
     })
 }
 
-fn rows<'a>(x: ArrayView2<'a, f32>) -> Vec<&'a [f32]> {
+pub(super) fn rows<'a>(x: ArrayView2<'a, f32>) -> Vec<&'a [f32]> {
     let row = |i| x.index_axis_move(Axis(0), i).to_slice().expect("rows of a matrix must be contiguous");
     (0..x.nrows()).map(row).collect()
 }
 
-/// Whether [`multiply_signs`] takes so many rows times such weights.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn takes_signs(rows: usize, weights: &BinaryWeights) -> bool {
-    rows <= MOST_SIGN_ROWS && weights.group_size() == GROUP && weights.cols().is_multiple_of(GROUP)
-}
-
-/// The same for rows quantised to 16-bit integers, each of which reads the signs anew.
-///
-/// # Errors
-/// When the work was cancelled.
-///
-/// # Panics
-/// When the shapes don't fit.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn multiply_signs(
-    cpu: &Cpu,
-    t: Avx512,
-    x: ArrayView2<'_, f32>,
-    weights: &BinaryWeights,
-    out: ArrayViewMut2<'_, f32>,
-    epilogue: Epilogue<'_>,
-) -> Result<()> {
-    let prepared: Vec<_> = rows(x)
-        .into_iter()
-        .map(|x| {
-            let (mut codes, mut scale) = (vec![0; Int16Rows::len(x.len())], [0.0]);
-            Int16Rows::prepare(cpu.isa(), x, &mut codes, &mut scale, &mut Vec::new());
-            (lay_out(&codes[..x.len()]), scale[0])
-        })
-        .collect();
-    by_columns(cpu, x.dim(), weights.rows(), out, epilogue, |first, products| {
-        for i in 0..products[0].len() {
-            for (products, (row, row_scale)) in products.iter_mut().zip(&prepared) {
-                products[i] = t.run(|| sign_product(t, row, weights, first + i)) * row_scale;
-            }
-        }
-    })
-}
-
-/// One laid-out row times one row of weights.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn sign_product(t: Avx512, row: &[i16], weights: &BinaryWeights, column: usize) -> f32 {
-    let bits = weights.row_codes(column);
-    let mut scales = [0.0; SCALES];
-    let mut product = 0.0;
-    for first in (0..weights.groups()).step_by(SCALES) {
-        let scales = &mut scales[..SCALES.min(weights.groups() - first)];
-        weights.copy_scales(column, first, scales);
-        product += t.sign_dot(row, first, bits, scales);
-    }
-    product
-}
-
 /// Calls `body` with a first column and products to be filled, one slice for each row.
-fn by_columns(
+pub(super) fn by_columns(
     cpu: &Cpu,
     (rows, inputs): (usize, usize),
     columns: usize,

@@ -7,6 +7,8 @@ mod driver;
 mod epilogue;
 mod f32_kernel;
 mod few_rows;
+#[cfg(target_arch = "x86_64")]
+mod few_signs;
 mod int_kernel;
 #[cfg(target_arch = "x86_64")]
 mod matrix_kernel;
@@ -80,11 +82,11 @@ impl<'a> Activations<'a> {
                 return few_rows::multiply_dense(cpu, self.x, w, out, epilogue);
             }
             #[cfg(target_arch = "x86_64")]
-            Weights::Binary(w) if few_rows::takes_signs(self.x.nrows(), w) => {
-                if let (ActivationPrecision::Int16, Vectors::Avx512(t)) = (self.precision, self.isa.vectors())
-                {
-                    return few_rows::multiply_signs(cpu, t, self.x, w, out, epilogue);
-                }
+            Weights::Binary(w)
+                if self.precision == ActivationPrecision::Int16
+                    && few_signs::takes(self.isa, self.x.nrows(), w) =>
+            {
+                return few_signs::multiply(cpu, self.x, w, out, epilogue);
             }
             _ => {}
         }

@@ -5,6 +5,7 @@ mod amx_dot;
 mod bit_tile;
 mod dot;
 mod int_tile;
+pub(crate) mod nibble;
 pub(crate) mod sign_dot;
 mod table;
 mod tile;

@@ -5,13 +5,13 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::isa::{Avx2, Avx512};
-use crate::table::{Lanes, TableTile};
+use crate::table::{Lanes, Pair, TableTile};
 
 /// One entry in a register. `$accumulate` is what [`Lanes::accumulate`] does; `$more` are items that differ from the trait's own.
 macro_rules! register_lanes {
     (
         $(#[$doc:meta])*
-        $lanes:ident($register:ty) for $token:ty, $count:literal of $number:ty, $scale:expr, $shift:literal,
+        $lanes:ident($register:ty), $count:literal of $number:ty, $scale:expr, $shift:literal,
         $load:ident, $store:ident, $add:ident, $sub:ident, $zero:ident,
         |$sum:ident, $of_column:ident, $row_scales:ident, $sums:ident| $accumulate:block
         $($more:item)*
@@ -60,15 +60,12 @@ macro_rules! register_lanes {
             $($more)*
         }
 
-        impl TableTile<$number> for $token {
-            type Lanes = $lanes;
-        }
     };
 }
 
 register_lanes!(
     /// Sixteen rows of 16-bit integers.
-    I16x16(__m256i) for Avx2, 16 of i16, 1.0, 5,
+    I16x16(__m256i), 16 of i16, 1.0, 5,
     _mm256_load_si256, _mm256_store_si256, _mm256_add_epi16, _mm256_sub_epi16, _mm256_setzero_si256,
     |sum, scale, row_scales, sums| {
         let halves = [_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum)];
@@ -86,7 +83,7 @@ register_lanes!(
 
 register_lanes!(
     /// Eight rows of floats.
-    F32x8(__m256) for Avx2, 8 of f32, 1.0, 5,
+    F32x8(__m256), 8 of f32, 1.0, 5,
     _mm256_load_ps, _mm256_store_ps, _mm256_add_ps, _mm256_sub_ps, _mm256_setzero_ps,
     |sum, scale, _row_scales, sums| {
         _mm256_store_ps(sums, _mm256_fmadd_ps(sum, _mm256_set1_ps(scale), _mm256_load_ps(sums)));
@@ -97,7 +94,7 @@ register_lanes!(
 register_lanes!(
     /// Thirty-two rows of 16-bit integers. Even lanes are the first sixteen rows, odd lanes the others, so that a shift,
     /// or a mask, makes floats of either half.
-    I16x32(__m512i) for Avx512, 32 of i16, 1.0 / 65536.0, 6,
+    I16x32(__m512i), 32 of i16, 1.0 / 65536.0, 6,
     _mm512_load_si512, _mm512_store_si512, _mm512_add_epi16, _mm512_sub_epi16, _mm512_setzero_si512,
     |sum, scale, row_scales, sums| {
         let high_half = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
@@ -123,7 +120,7 @@ register_lanes!(
 
 register_lanes!(
     /// Sixteen rows of floats.
-    F32x16(__m512) for Avx512, 16 of f32, 1.0, 6,
+    F32x16(__m512), 16 of f32, 1.0, 6,
     _mm512_load_ps, _mm512_store_ps, _mm512_add_ps, _mm512_sub_ps, _mm512_setzero_ps,
     |sum, scale, _row_scales, sums| {
         _mm512_store_ps(sums, _mm512_fmadd_ps(sum, _mm512_set1_ps(scale), _mm512_load_ps(sums)));
@@ -134,6 +131,22 @@ register_lanes!(
         unsafe { extract::<INDEX>(word) }
     }
 );
+
+impl TableTile<i16> for Avx2 {
+    type Lanes = Pair<I16x16>;
+}
+
+impl TableTile<f32> for Avx2 {
+    type Lanes = Pair<F32x8>;
+}
+
+impl TableTile<i16> for Avx512 {
+    type Lanes = I16x32;
+}
+
+impl TableTile<f32> for Avx512 {
+    type Lanes = F32x16;
+}
 
 /// A field of 16 bits. By `pext`, which runs on a port that 512-bit vectors leave free, where that is no more than two thirds
 /// of the fields: there is one such port. The address multiplies it by 8.

@@ -1,7 +1,7 @@
 //! Binary and ternary weights by tables in memory (see [`crate::table`]): blocking, threads, edges and epilogue.
 //!
-//! A tile of rows stays while all columns of a task pass by: its tables are built anew for each pass of 64 inputs (32 for
-//! ternary weights), which many columns pay for; the sums of those columns, of a few tiles, stay in the second-level cache.
+//! A tile of rows stays while all columns of a task pass by: its tables are built anew for each pass of 64 or 32 inputs (half
+//! of that for ternary weights), which many columns pay for; the sums of those columns, of a few tiles, stay in the second-level cache.
 
 mod codes;
 mod rows;
@@ -19,7 +19,7 @@ use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
 use crate::isa::{Isa, Token, Work, dispatch};
-use crate::table::{Alphabet, Columns, TableTile, Totals};
+use crate::table::{Alphabet, Columns, TableTile, Totals, entries, pass_inputs};
 use codes::LayOut;
 pub(super) use codes::TableWeights;
 use rows::padded;
@@ -126,7 +126,7 @@ impl<N: TableNumber> Scratch<N> {
             words: cpu.buffer(words)?,
             scales: cpu.buffer(weights.cols().div_ceil(weights.group_size()) * columns)?,
             row_scales: cpu.buffer(16 * weights.cols().div_ceil(weights.group_size()))?,
-            tables: cpu.buffer(W::Alphabet::ENTRIES * T::ROWS)?,
+            tables: cpu.buffer(entries::<W::Alphabet, T::Lanes>() * T::ROWS)?,
             partial: cpu.buffer(columns * T::ROWS)?,
             sums: cpu.buffer(tiles * columns * T::ROWS)?,
         })
@@ -143,9 +143,9 @@ fn sums_of_tiles<N: TableNumber, T: TableTile<N>, W: TableWeights>(
     scratch: &mut Scratch<N>,
 ) -> Result<()> {
     let columns = scratch.columns;
-    let pass_inputs = W::Alphabet::INPUTS;
+    let (word_inputs, pass_inputs) = (W::Alphabet::INPUTS, pass_inputs::<W::Alphabet, T::Lanes>());
     // inputs whose sums are scaled together
-    let depth = if N::EXACT { weights.group_size().min(BLOCK) } else { pass_inputs };
+    let depth = if N::EXACT { weights.group_size().min(BLOCK) } else { word_inputs };
     let len = columns * T::ROWS;
     scratch.sums[..tiles.len() * len].fill(0.0);
     for start in (0..rows.cols).step_by(depth) {
@@ -158,10 +158,16 @@ fn sums_of_tiles<N: TableNumber, T: TableTile<N>, W: TableWeights>(
                 let row_scales = rows.block_scales::<T>(at, start / BLOCK);
                 let last = pass + pass_inputs >= end;
                 let totals = last.then_some(Totals { scales, row_scales, sums: &mut *sums });
-                let words = &scratch.words[pass / pass_inputs * columns..][..columns];
-                let columns =
-                    Columns { words, partial: &mut scratch.partial, first: pass == start, last: totals };
-                tile.look_up::<W::Alphabet>(&scratch.tables, columns);
+                tile.look_up::<W::Alphabet>(
+                    &scratch.tables,
+                    Columns {
+                        words: &scratch.words[pass / word_inputs * columns..][..columns],
+                        half: pass % word_inputs / pass_inputs,
+                        partial: &mut scratch.partial,
+                        first: pass == start,
+                        last: totals,
+                    },
+                );
             }
         }
     }
