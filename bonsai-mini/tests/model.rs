@@ -6,9 +6,9 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
 /// Prompt, seed and size of each picture that diffusers painted in f32.
 const PICTURES: [(&str, &str, u64, (usize, usize)); 3] = [
-    ("night.png", "a red maple bonsai in a blue pot at night, a moon on the left", 42, (128, 128)),
-    ("two.png", "a pink blossom bonsai in a white pot and a pine in a black pot at noon", 7, (128, 128)),
-    ("wide.png", "three ginkgo bonsai trees on sand at sunset", 3, (160, 112)),
+    ("night.png", "a red maple bonsai in a blue pot at night, a moon on the left", 42, (256, 256)),
+    ("two.png", "a pink blossom bonsai in a white pot and a pine in a black pot at noon", 7, (256, 256)),
+    ("wide.png", "three ginkgo bonsai trees on sand at sunset", 3, (320, 224)),
 ];
 
 #[test]

@@ -54,10 +54,8 @@ def restore(name):
             state[part][n] = w.float() * tensors.get(f"{key}:scale", torch.ones(1))
     torch.save(state, RUN / f"{name}.pt")
     shutil.copy(TOKENIZER, RUN / "tokenizer.json")
-    weights = load_file(VAE)
-    model = vae.build()
-    model.load_state_dict({n: w.float() if w.is_floating_point() else w for n, w in weights.items()})
-    torch.save({"vae": model.state_dict(), "raw": model.state_dict(), "step": 0, "statistics": True}, RUN / "vae.pt")
+    weights = {n: w.float() if w.is_floating_point() else w for n, w in load_file(VAE).items()}
+    torch.save({"vae": vae.of_weights(weights).state_dict()}, vae.GROWN)
 
 
 if __name__ == "__main__":

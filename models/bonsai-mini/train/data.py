@@ -1,4 +1,4 @@
-"""Draws the training pictures of every size, RUN/data/WxH.npy, and unseen ones, RUN/data/validation-WxH.npy: uint8 [N, H, W, 3]."""
+"""Draws the training pictures of every size, RUN/data/WxH.npy, and unseen ones, RUN/data/validation.npy: uint8 [N, H, W, 3]."""
 
 import multiprocessing as mp
 import random
@@ -8,7 +8,7 @@ import numpy as np
 
 import scenes
 import world
-from settings import BUCKETS, RUN, SCENE_SEED, VALIDATION, VALIDATION_SEED, VALIDATION_SIZES
+from settings import BUCKETS, RUN, SCENE_SEED, SIZE, VALIDATION, VALIDATION_SEED
 
 
 def scene(seed, held=False):
@@ -25,14 +25,12 @@ def path(size):
     return RUN / "data" / f"{size[0]}x{size[1]}.npy"
 
 
-def unseen(size=(128, 128)):
-    """Where the unseen pictures of a size lie."""
-    return RUN / "data" / f"validation-{size[0]}x{size[1]}.npy"
+UNSEEN = RUN / "data" / "validation.npy"
 
 
 def main():
     (RUN / "data").mkdir(parents=True, exist_ok=True)
-    jobs = [(unseen(size), size, VALIDATION_SEED, VALIDATION) for size in VALIDATION_SIZES]
+    jobs = [(UNSEEN, SIZE, VALIDATION_SEED, VALIDATION)]
     jobs += [(path(size), size, SCENE_SEED[size], n) for size, n in BUCKETS.items()]
     for to, (w, h), first, n in jobs:
         if to.exists():

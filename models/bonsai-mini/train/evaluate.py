@@ -1,6 +1,6 @@
 """Judges generated pictures of the benchmark prompts, 4 steps, no guidance.
 
-    python evaluate.py binary half ternary [--size WxH] [--bf16] [--count N] [--sheet FILE.png]     prints and appends to RUN/scores.json
+    python evaluate.py binary half ternary [--bf16] [--count N] [--sheet FILE.png]     prints and appends to RUN/scores.json
 """
 
 import argparse
@@ -18,7 +18,7 @@ import model
 import tokenizer
 import vae
 import world
-from settings import RUN
+from settings import RUN, SIZE
 
 
 def noise(seed, h, w):
@@ -28,9 +28,9 @@ def noise(seed, h, w):
 
 
 @torch.no_grad()
-def paint(net, text, tok, autoencoder, rows, size, steps=4, bf16=False):
+def paint(net, text, tok, autoencoder, rows, steps=4, bf16=False):
     """Pictures of benchmark rows, [B, 3, H, W] in [-1, 1], rounded to 8 bits."""
-    w, h = size[0] // 16, size[1] // 16
+    h, w = vae.grid(SIZE)
     out = []
     for i in range(0, len(rows), 32):
         part = rows[i : i + 32]
@@ -83,8 +83,7 @@ def main(args):
     for i, r in enumerate(rows):
         for k, h in enumerate(world.HEADS):
             labels[i, k] = r["expect"].get(h, 0)
-    size = tuple(map(int, args.size.split("x")))
-    real = gradient(judge.tensor(np.load(data.unseen(size), mmap_mode="r")[:500]))
+    real = gradient(vae.fit(autoencoder, judge.tensor(np.load(data.UNSEEN, mmap_mode="r")[:500])))
     to = RUN / "scores.json"
     scores = json.loads(to.read_text()) if to.exists() else {}
     for name in args.names:
@@ -92,9 +91,9 @@ def main(args):
         model.freeze_weights(net)
         model.freeze_weights(text)
         autoencoder.to(memory_format=torch.channels_last)
-        x = paint(net, text, tok, autoencoder, rows, size, args.steps, args.bf16)
+        x = paint(net, text, tok, autoencoder, rows, args.steps, args.bf16)
         right = judge.right(critic, x, labels)
-        scores[name] = {"gradient of renderings'": gradient(x) / real, "prompts": len(rows), "steps": args.steps, "size": args.size}
+        scores[name] = {"gradient of renderings'": gradient(x) / real, "prompts": len(rows), "steps": args.steps}
         for kind, held in (("held-in", False), ("held-out", True)):
             at = [i for i, r in enumerate(rows) if r["held_out"] == held]
             scores[name][kind] = score(right[at], [rows[i] for i in at])
@@ -110,7 +109,6 @@ if __name__ == "__main__":
     p.add_argument("names", nargs="+")
     p.add_argument("--count", type=int, default=1024)
     p.add_argument("--steps", type=int, default=4)
-    p.add_argument("--size", default="128x128", help="one of the sizes of unseen renderings")
     p.add_argument("--bf16", action="store_true", help="products in bf16")
     p.add_argument("--sheet")
     main(p.parse_args())

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+import data
 import flow
 import model
 import tokenizer
 import vae
-from settings import ROPE_THETA, RUN, TAPS, TEXT, TEXT_LENGTH, TRANSFORMER, VAE
-
-DEFAULT_SIZE = [128, 128]
+from settings import LEVELS, PIXELS_PER_TOKEN, ROPE_THETA, SIZE, TAPS, TEXT, TEXT_LENGTH, TRANSFORMER, autoencoder
 
 
 def words(codes, bits):
@@ -83,21 +82,20 @@ def add_unused(to):
 
 
 def configs(vocabulary, tok):
-    autoencoder = dict(vae.build().config)
-    autoencoder = {k: v for k, v in autoencoder.items() if not k.startswith("_name")}
+    whole = {k: v for k, v in vae.build().config.items() if not k.startswith("_name")}
     return {
         "model_index.json": {
             "_class_name": "Flux2KleinPipeline", "is_distilled": True, "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
             "text_encoder": ["transformers", "Qwen3ForCausalLM"], "tokenizer": ["transformers", "Qwen2TokenizerFast"],
             "transformer": ["diffusers", "Flux2Transformer2DModel"], "vae": ["diffusers", "AutoencoderKLFlux2"],
         },
-        "bonsai.json": {"text_encoder_out_layers": list(TAPS), "max_sequence_length": TEXT_LENGTH, "default_size": DEFAULT_SIZE, "steps": 4},
+        "bonsai.json": {"text_encoder_out_layers": list(TAPS), "max_sequence_length": TEXT_LENGTH, "default_size": list(SIZE), "steps": 4},
         "scheduler/scheduler_config.json": {
             "_class_name": "FlowMatchEulerDiscreteScheduler", "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096,
             "max_shift": 1.15, "num_train_timesteps": 1000, "shift": 3.0, "time_shift_type": "exponential", "use_dynamic_shifting": True,
         },
         "transformer/config.json": {"_class_name": "Flux2Transformer2DModel", **TRANSFORMER},
-        "vae/config.json": {"_class_name": "AutoencoderKLFlux2", **{**VAE, **autoencoder}},
+        "vae/config.json": {"_class_name": "AutoencoderKLFlux2", **{**autoencoder(LEVELS), **whole}},
         "text_encoder/config.json": {
             "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu", "rope_theta": ROPE_THETA, "vocab_size": vocabulary,
             "torch_dtype": "float16", "attention_dropout": 0.0, "use_cache": True, "use_sliding_window": False, "sliding_window": None, **TEXT,
@@ -106,11 +104,11 @@ def configs(vocabulary, tok):
 
 
 @torch.no_grad()
-def latent_rgb(autoencoder, count=64):
-    """The linear map from a latent's 32 channels to the mean colour of its 8x8 pixels, by least squares over unseen renderings."""
-    x = vae.to_tensor(np.load(data.unseen(), mmap_mode="r")[:count])
-    z = autoencoder.encode(x).latent_dist.mean.permute(0, 2, 3, 1).reshape(-1, 32).double()
-    rgb = torch.nn.functional.avg_pool2d(x, 8).permute(0, 2, 3, 1).reshape(-1, 3).double()
+def latent_rgb(trained, count=64):
+    """The linear map from a latent's 32 channels to the mean colour of its 16x16 pixels, by least squares over unseen renderings."""
+    x = vae.to_tensor(np.load(data.UNSEEN, mmap_mode="r")[:count])
+    z = trained.encode(x).latent_dist.mean.permute(0, 2, 3, 1).reshape(-1, 32).double()
+    rgb = torch.nn.functional.avg_pool2d(x, PIXELS_PER_TOKEN // 2).permute(0, 2, 3, 1).reshape(-1, 3).double()
     solution = torch.linalg.lstsq(torch.cat([z, torch.ones(len(z), 1, dtype=torch.float64)], 1), rgb).solution.tolist()
     narrow = [[float(np.float32(v)) for v in row] for row in solution]
     return {"weights": narrow[:-1], "bias": narrow[-1]}
@@ -128,9 +126,9 @@ def main(kind, to, name=None):
     meta = {"format": "pt"}
     save_file(transformer_tensors(net, kind), to / "transformer/diffusion_pytorch_model.safetensors", meta)
     save_file(text_tensors(text, kind), to / "text_encoder/model.safetensors", meta)
-    autoencoder = vae.load()
-    (to / "vae/latent_rgb.json").write_text(json.dumps(latent_rgb(autoencoder)) + "\n")
-    dense = {n: w.half().contiguous() if w.is_floating_point() else w for n, w in autoencoder.state_dict().items()}
+    trained = vae.load()
+    (to / "vae/latent_rgb.json").write_text(json.dumps(latent_rgb(trained)) + "\n")
+    dense = {n: w.half().contiguous() if w.is_floating_point() else w for n, w in trained.state_dict().items()}
     for n in ("bn.running_mean", "bn.running_var"):
         dense[n] = dense[n].float()
     save_file(dense, to / "vae/diffusion_pytorch_model.safetensors", meta)

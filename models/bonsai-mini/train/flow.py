@@ -53,7 +53,7 @@ class Pictures:
             self.parts.append((size, float(weight), z, scenes))
 
         total = sum(p[1] for p in self.parts)
-        self.often = {(s[1] // 16, s[0] // 16) for s, p, _, _ in self.parts if p >= 0.25 * total}
+        self.often = {vae.grid(s) for s, p, _, _ in self.parts if p >= 0.25 * total}
 
     def batch(self, shared, rng, count, full=0.0):
         """(latents, captions, (h, w)). `shared` draws the size, alike in both processes, so that neither waits for a larger one;
@@ -63,13 +63,13 @@ class Pictures:
         last = len(z) - (HELD_BACK if k == 0 else 0)
         at = [rng.randrange(last) for _ in range(count)]
         words = ["" if rng.random() < EMPTY else captions.caption(rng, scenes[i], rng.random() < full, NONSENSE)[0] for i in at]
-        return z[at].float(), words, (size[1] // 16, size[0] // 16)
+        return z[at].float(), words, vae.grid(size)
 
     def validation(self):
         size, _, z, scenes = self.parts[0]
         rng = random.Random(5)
         words = [captions.caption(rng, s, full=True)[0] for s in scenes[-HELD_BACK:]]
-        return z[-HELD_BACK:].float(), words, (size[1] // 16, size[0] // 16)
+        return z[-HELD_BACK:].float(), words, vae.grid(size)
 
 
 def bf16(args):
@@ -294,7 +294,7 @@ if __name__ == "__main__":
     p.add_argument("--batch", type=int, default=16, help="per process")
     p.add_argument("--every", type=int, default=200)
     p.add_argument("--average", type=float, default=0.995, help="decay of the running mean of the weights")
-    p.add_argument("--sizes", default="128x128:0.8,160x112:0.1,112x160:0.1")
+    p.add_argument("--sizes", default="256x256:0.8,320x224:0.1,224x320:0.1")
     p.add_argument("--guide", type=float, default=0.0, help="model guidance w: serves without guidance what scale 1/(1-w) would")
     p.add_argument("--focus", type=float, default=0.0, help="share of noise levels near the sampler's")
     p.add_argument("--full", type=float, default=0.0, help="share of captions that leave nothing out")

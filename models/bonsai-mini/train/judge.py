@@ -25,12 +25,17 @@ from PIL import Image
 import data
 import scenes
 import world
-from settings import RUN, SCENE_SEED, VALIDATION_SEED, VALIDATION_SIZES
+from settings import RUN, SCENE_SEED, SIZE, VALIDATION_SEED
 
 HOME = Path(__file__).resolve().parent.parent
 SIDE = 128
 CLASSES = [len(v) for v in world.HEADS.values()]
 WIDTHS = [3, 24, 48, 64, 64]
+
+
+def shrink(x):
+    """The judge's own size, by averaging areas."""
+    return x if x.shape[-2:] == (SIDE, SIDE) else F.interpolate(x, size=(SIDE, SIDE), mode="area")
 
 
 class Judge(nn.Module):
@@ -42,8 +47,7 @@ class Judge(nn.Module):
 
     def features(self, x):
         """[B, 3, H, W] in [-1, 1] -> [B, 64, 8, 8]."""
-        if x.shape[-2:] != (SIDE, SIDE):
-            x = F.interpolate(x, size=(SIDE, SIDE), mode="area")
+        x = shrink(x)
         for conv, norm in zip(self.conv, self.norm):
             x = F.silu(norm(conv(F.pad(x, (0, 1, 0, 1)))))
         return x
@@ -68,19 +72,13 @@ def right(m, x, labels):
     return torch.cat([torch.stack([p.argmax(1) == y[:, k] for k, p in enumerate(m(q))], 1) for q, y in zip(x.split(64), labels.split(64))])
 
 
-def unseen(size):
-    a = tensor(np.load(data.unseen(size), mmap_mode="r"))
+def unseen():
+    a = tensor(np.load(data.UNSEEN, mmap_mode="r"))
     return a, torch.tensor([world.labels(data.scene(VALIDATION_SEED + i)) for i in range(len(a))])
 
 
 def report(m):
-    for size in VALIDATION_SIZES:
-        print("{}x{}".format(*size))
-        report_size(m, size)
-
-
-def report_size(m, size):
-    ok = right(m, *unseen(size)).float()
+    ok = right(m, *unseen()).float()
     for name, v in zip(world.HEADS, ok.mean(0).tolist()):
         print(f"  {name:14} {v:.4f}")
     print(f"  mean {ok.mean():.4f}, all at once {ok.prod(1).mean():.4f}", flush=True)
@@ -89,9 +87,8 @@ def report_size(m, size):
 def train(args):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    size = (128, 128)
-    a = np.load(data.path(size), mmap_mode="r")
-    labels = torch.tensor([world.labels(data.scene(SCENE_SEED[size] + i)) for i in range(len(a))])
+    a = np.load(data.path(SIZE), mmap_mode="r")
+    labels = torch.tensor([world.labels(data.scene(SCENE_SEED[SIZE] + i)) for i in range(len(a))])
     m = Judge()
     opt = torch.optim.AdamW(m.parameters(), 2e-3, weight_decay=0.02)
     t = time.time()
@@ -100,7 +97,7 @@ def train(args):
             g["lr"] = 2e-3 * min(1, (step + 1) / 50) * (1.01 - step / args.steps)
         rng = np.random.default_rng((7, step))
         i = np.sort(rng.integers(0, len(a), 64))
-        x = tensor(a[i])
+        x = shrink(tensor(a[i]))
         # What a decoder does to a picture should not change the verdict: noise, softness, gain.
         x = x + torch.from_numpy(rng.normal(0, 0.05 * rng.random(), x.shape).astype(np.float32))
         if rng.random() < 0.4:

@@ -1,8 +1,9 @@
-"""Encodes the training pictures: RUN/latents/WxH.pt (bf16 [N, tokens, 128]) and the batch-norm statistics, which go into RUN/vae.pt.
+"""Encodes the training pictures: RUN/latents/WxH.pt (bf16 [N, tokens, 128]) and the batch-norm statistics, which go into the
+autoencoder's checkpoint.
 
     python latents.py [--bf16] WxH[:COUNT] ..
 
-A restored autoencoder (checkpoint.py) has its statistics already, and a transformer that goes on from them needs them as they are.
+A grown autoencoder has the statistics of the small one already, and the transformer needs them as they are.
 """
 
 import sys
@@ -14,9 +15,7 @@ import torch
 import data
 import vae as autoencoder
 from parallel import launch
-from settings import RUN
-
-FIRST = (128, 128)
+from settings import RUN, SIZE
 
 
 def _encode(rank, size, count, bf16):
@@ -34,13 +33,9 @@ def _encode(rank, size, count, bf16):
     if rank:
         return
     z = torch.cat([torch.load(RUN / "latents" / f"part{r}.pt") for r in range(world)])
-    if size == FIRST and not _known():  # encoded with the identity in place: these are the statistics
+    if size == SIZE and not _known():  # encoded with the identity in place: these are the statistics
         m, s = z.mean((0, 1)), z.var((0, 1))
-        state = torch.load(RUN / "vae.pt")
-        state["vae"]["bn.running_mean"], state["vae"]["bn.running_var"] = m, s
-        state["statistics"] = True
-        torch.save(state, RUN / "vae.pt.part")
-        (RUN / "vae.pt.part").rename(RUN / "vae.pt")
+        _note(m, s, statistics=True)
         z = (z - m) / (s + v.config.batch_norm_eps).sqrt()
         q = s.sqrt()
         print(f"deviation of the latents' channels: least {q.min():.2f}, median {q.median():.2f}, greatest {q.max():.2f}")
@@ -49,18 +44,21 @@ def _encode(rank, size, count, bf16):
 
 
 def _known():
-    return torch.load(RUN / "vae.pt").get("statistics", False)
+    return autoencoder.GROWN.exists() or torch.load(autoencoder.SMALL).get("statistics", False)
+
+
+def _note(mean, variance, **more):
+    state = torch.load(autoencoder.SMALL)
+    state["vae"]["bn.running_mean"], state["vae"]["bn.running_var"] = mean, variance
+    torch.save({**state, **more}, autoencoder.SMALL.with_suffix(".part"))
+    autoencoder.SMALL.with_suffix(".part").rename(autoencoder.SMALL)
 
 
 def _all(rank, sizes, bf16):
     for name, count in (spec.split(":") if ":" in spec else (spec, 0) for spec in sizes):
         size = tuple(map(int, name.split("x")))
-        if size == FIRST and rank == 0 and not _known():
-            state = torch.load(RUN / "vae.pt")
-            eps = autoencoder.build().config.batch_norm_eps
-            state["vae"]["bn.running_mean"] = torch.zeros(128)
-            state["vae"]["bn.running_var"] = torch.ones(128) - eps
-            torch.save(state, RUN / "vae.pt")
+        if size == SIZE and rank == 0 and not _known():
+            _note(torch.zeros(128), torch.ones(128) - autoencoder.build().config.batch_norm_eps)
         torch.distributed.barrier()
         _encode(rank, size, int(count), bf16)
         torch.distributed.barrier()

@@ -40,7 +40,7 @@ def main(args):
     x = np.stack([np.asarray(Image.open(f).convert("RGB")) for f in files])
     side = x.shape[1]
     train = np.load(data.path((side, side)), mmap_mode="r")[: args.train]
-    unseen = np.load(data.unseen((side, side)), mmap_mode="r")[: len(x)]
+    unseen = np.load(data.UNSEEN, mmap_mode="r")[: len(x)]
     found = nearest(x, train, 20)
     for name, rms in (("generated", [r for _, r in found]), ("unseen renderings", [r for _, r in nearest(np.asarray(unseen), train, 20)])):
         q = np.percentile(rms, [0, 5, 50, 95])

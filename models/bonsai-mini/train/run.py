@@ -1,7 +1,7 @@
 """The whole training in order. Every phase resumes from its own checkpoint, so this can be stopped and started again.
 
     python run.py            all that is missing
-    python run.py PHASE ..   only these: scenes vae latents judge half binary last ternary twin
+    python run.py PHASE ..   only these: scenes vae latents judge half binary last grow ternary twin
 
 `last`, `ternary` and `twin` are the same last leg, with the same settings and steps, from the binary model on: with 1-bit, ternary
 and full-precision block linears. `BONSAI_MINI_FLOW` adds options to every run of flow.py, such as "--bf16 --compile".
@@ -20,11 +20,12 @@ LAST = [*GUIDED, "--steps", "1500", "--decay", "1300", "--from", "binary"]
 PHASES = {
     "scenes": [["data.py"]],
     "vae": [["vae.py", "train", "--steps", "20000", "--decay", "8000", "--muon", "0.02"]],
-    "latents": [["latents.py", "128x128", "160x112", "112x160"]],
+    "latents": [["latents.py", "256x256", "320x224", "224x320"]],
     "judge": [["judge.py", "train", "--steps", "2500"]],
     "half": [["flow.py", "half", "--steps", "8000", "--decay", "3000", "--average", "0.998", *EXTRA]],
     "binary": [["flow.py", "binary", "--from", "half", *GUIDED, "--steps", "6000", "--decay", "2000"]],
     "last": [["flow.py", "binary", "--to", "last", *LAST]],
+    "grow": [["grow.py", "pairs", "last"], ["grow.py", "train"]],
     "ternary": [["flow.py", "ternary", *LAST]],
     "twin": [["flow.py", "half", "--to", "twin", *LAST]],
 }

@@ -6,23 +6,29 @@ from pathlib import Path
 RUN = Path(os.environ.get("BONSAI_MINI_RUN", Path(__file__).resolve().parent.parent / "run"))
 
 # Training pictures per size (width, height). Scene i of a size is drawn from seed SCENE_SEED[size] + i.
-BUCKETS = {(256, 256): 20000, (128, 128): 20000, (320, 224): 3000, (224, 320): 3000, (160, 112): 5000, (112, 160): 5000}
-SCENE_SEED = {
-    (128, 128): 0, (160, 112): 1_000_000, (112, 160): 2_000_000, (256, 256): 3_000_000, (320, 224): 4_000_000, (224, 320): 5_000_000,
-}
-VALIDATION_SEED = 9_000_000  # scenes no training ever sees, the same at each of these sizes
-VALIDATION_SIZES = [(128, 128), (256, 256)]
+BUCKETS = {(256, 256): 20000, (320, 224): 5000, (224, 320): 5000}
+SCENE_SEED = {(256, 256): 0, (320, 224): 1_000_000, (224, 320): 2_000_000}
+SIZE = (256, 256)
+VALIDATION_SEED = 9_000_000  # scenes no training ever sees
 VALIDATION = 1000
 
-VAE = dict(
-    block_out_channels=(16, 32, 64, 64),
-    down_block_types=("DownEncoderBlock2D",) * 4,
-    up_block_types=("UpDecoderBlock2D",) * 4,
-    layers_per_block=1,
-    latent_channels=32,
-    norm_num_groups=2,
-    sample_size=128,
-)
+LEVELS = 5  # of the autoencoder that ships; the small one, from which it is grown, has one less and sees half the side
+PIXELS_PER_TOKEN = 2**LEVELS
+
+
+def autoencoder(levels):
+    """Arguments of AutoencoderKLFlux2: each level but the coarsest halves the side."""
+    return dict(
+        block_out_channels=(16, 16, 32, 64, 64)[-levels:],
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=1,
+        latent_channels=32,
+        norm_num_groups=2,
+        sample_size=8 * 2**levels,
+    )
+
+
 
 TEXT_LENGTH = 48
 TAPS = (1, 2, 3)

@@ -1,6 +1,6 @@
-"""The autoencoder: build, train, and the latent normalisation.
+"""The autoencoder: build, train the small one, and the latent normalisation.
 
-    python vae.py train --steps N --decay M     RUN/vae.pt (resumes from itself)
+    python vae.py train --steps N --decay M     RUN/small.pt (resumes from itself); grow.py makes RUN/vae.pt of it
     python vae.py measure                       PSNR on validation pictures
 """
 
@@ -15,26 +15,38 @@ from diffusers import AutoencoderKLFlux2
 import data
 from optimizer import Muon
 from parallel import average_gradients, launch, schedule
-from settings import RUN, VAE
+from settings import LEVELS, PIXELS_PER_TOKEN, RUN, autoencoder
 
 KL, GRADIENT, SQUARE = 3e-4, 0.3, 1.0
-# Share of steps per source picture size and crop side; 0 means the whole picture.
-PLAN = [((128, 128), 64, 0.55), ((128, 128), 0, 0.15), ((160, 112), 0, 0.02), ((112, 160), 0, 0.03), ((256, 256), 64, 0.25)]
+SMALL, GROWN = RUN / "small.pt", RUN / "vae.pt"
+# Share of steps per source picture size and side of crops from pictures of half the size; 0 means whole pictures.
+PLAN = [((256, 256), 64, 0.8), ((256, 256), 0, 0.15), ((320, 224), 0, 0.02), ((224, 320), 0, 0.03)]
 
 
-def build():
+def build(levels=LEVELS):
     torch.manual_seed(0)
-    vae = AutoencoderKLFlux2(**VAE)
+    vae = AutoencoderKLFlux2(**autoencoder(levels))
     with torch.no_grad():  # starts almost noiseless: a posterior deviation of 0.08, not 1
         vae.quant_conv.weight[32:].mul_(0.1)
         vae.quant_conv.bias[32:].fill_(-5.0)
     return vae
 
 
-def load():
-    vae = build()
-    vae.load_state_dict(torch.load(RUN / "vae.pt")["vae"])
+def of_weights(weights):
+    """The autoencoder with these weights, small or grown."""
+    vae = build(LEVELS if f"encoder.down_blocks.{LEVELS - 1}.resnets.0.norm1.weight" in weights else LEVELS - 1)
+    vae.load_state_dict(weights)
     return vae.eval()
+
+
+def load():
+    """The grown autoencoder, or the small one while there is no other."""
+    return of_weights(torch.load(GROWN if GROWN.exists() else SMALL)["vae"])
+
+
+def fit(vae, x):
+    """Pictures at the side that this autoencoder takes for theirs: the small one half of it."""
+    return x if len(vae.config.block_out_channels) == LEVELS else F.avg_pool2d(x, 2)
 
 
 def patchify(z):
@@ -62,18 +74,27 @@ def statistics(vae):
 
 @torch.no_grad()
 def encode(vae, x):
-    """Pictures -> normalised packed latents [B, h*w, 128]."""
-    mean = vae.encode(x).latent_dist.mean.float()
+    """Pictures of full size -> normalised packed latents [B, h*w, 128]."""
+    mean = vae.encode(fit(vae, x)).latent_dist.mean.float()
     m, s = statistics(vae)
     return ((patchify(mean.contiguous()) - m) / s).flatten(2).transpose(1, 2).contiguous()
 
 
 @torch.no_grad()
 def decode(vae, tokens, h, w):
-    """Normalised packed latents -> pictures in [-1, 1], [B, 3, 16h, 16w]."""
+    """Normalised packed latents -> pictures in [-1, 1], [B, 3, 32h, 32w], half that side by the small autoencoder."""
+    return torch.cat([vae.decode(q).sample for q in spread(vae, tokens, h, w).split(16)]).clamp(-1, 1)
+
+
+def spread(vae, tokens, h, w):
+    """Normalised packed latents [B, h*w, 128] -> the decoder's latents [B, 32, 2h, 2w]."""
     m, s = statistics(vae)
-    z = tokens.float().transpose(1, 2).reshape(len(tokens), 128, h, w) * s + m
-    return torch.cat([vae.decode(unpatchify(q)).sample for q in z.split(16)]).clamp(-1, 1)
+    return unpatchify(tokens.float().transpose(1, 2).reshape(len(tokens), 128, h, w) * s + m)
+
+
+def grid(size):
+    """Rows and columns of tokens of a picture of this width and height."""
+    return size[1] // PIXELS_PER_TOKEN, size[0] // PIXELS_PER_TOKEN
 
 
 def _slopes(x):
@@ -93,7 +114,7 @@ def _batch(pictures, rng):
     a = pictures[size]
     if not side:
         return a[np.sort(rng.integers(0, len(a), 2))]
-    out = []
+    out, side = [], 2 * side
     for i in np.sort(rng.integers(0, len(a), 8)):
         y, x = rng.integers(0, a.shape[1] - side + 1), rng.integers(0, a.shape[2] - side + 1)
         out.append(a[i, y : y + side, x : x + side])
@@ -105,7 +126,7 @@ def psnr(vae, a):
     """Mean over pictures, of pixels in [0, 1], decoded from the posterior mean."""
     out = []
     for i in range(0, len(a), 16):
-        x = to_tensor(a[i : i + 16])
+        x = fit(vae, to_tensor(a[i : i + 16]))
         y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
         out.append(-10 * torch.log10(((x - y) ** 2).mean((1, 2, 3)) / 4))
     return torch.cat(out).mean().item()
@@ -122,31 +143,30 @@ def optimizers(vae, args):
     return opts
 
 
+def restore_optimizers(opts, saved):
+    """Their state from a checkpoint; peak learning rates stay those of this call."""
+    for o, s in zip(opts, saved):
+        peaks = [g["peak"] for g in o.param_groups]
+        o.load_state_dict(s)
+        for g, peak in zip(o.param_groups, peaks):
+            g["peak"] = peak
+
+
 def _train(rank, args):
     pictures = {size: np.load(data.path(size), mmap_mode="r") for size in {p[0] for p in PLAN}}
-    check = np.load(data.unseen(), mmap_mode="r")[:48]
-    vae = build().train().to(memory_format=torch.channels_last)
-    if args.decoder:
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
+    check = np.load(data.UNSEEN, mmap_mode="r")[:48]
+    vae = build(LEVELS - 1).train().to(memory_format=torch.channels_last)
     params = [p for p in vae.parameters() if p.requires_grad]
     opts = optimizers(vae, args)
     ema = [p.detach().clone() for p in params]
-    first, to, known = 0, RUN / "vae.pt", False
-    if to.exists():
-        state = torch.load(to)
+    first = 0
+    if SMALL.exists():
+        state = torch.load(SMALL)
         vae.load_state_dict(state["raw"])
-        if state.get("decoder", False) == args.decoder:
-            for o, saved in zip(opts, state.get("opt", [])):
-                peaks = [g["peak"] for g in o.param_groups]
-                o.load_state_dict(saved)
-                for g, peak in zip(o.param_groups, peaks):
-                    g["peak"] = peak  # of this call, not of the checkpoint
-        vae_ema = build()
-        vae_ema.load_state_dict(state["vae"])
-        named = dict(vae_ema.named_parameters())
+        restore_optimizers(opts, state["opt"])
+        named = dict(of_weights(state["vae"]).named_parameters())
         ema = [named[n].detach().clone() for n, p in vae.named_parameters() if p.requires_grad]
-        first, known = state["step"], args.decoder and state.get("statistics", False)
+        first = state["step"]
     rank or print(f"{sum(p.numel() for p in params) / 1e6:.2f} M parameters, from step {first}", flush=True)
 
     def save(step):
@@ -155,8 +175,8 @@ def _train(rank, args):
         for p, e in zip(params, ema):
             p.data, e.data = e.data, p.data
         if rank == 0:
-            torch.save({"vae": {k: v.contiguous() for k, v in vae.state_dict().items()}, "raw": raw, "opt": [o.state_dict() for o in opts], "step": step, "decoder": args.decoder, "statistics": known}, str(to) + ".part")
-            (RUN / "vae.pt.part").rename(to)
+            torch.save({"vae": {k: v.contiguous() for k, v in vae.state_dict().items()}, "raw": raw, "opt": [o.state_dict() for o in opts], "step": step}, SMALL.with_suffix(".part"))
+            SMALL.with_suffix(".part").rename(SMALL)
             print(f"  step {step} validation PSNR {psnr(vae.eval(), check):.2f} dB", flush=True)
             vae.train()
         for p, e in zip(params, ema):
@@ -169,7 +189,7 @@ def _train(rank, args):
                 g["lr"] = schedule(step, args.steps, args.decay, 50, g["peak"])
         rng = np.random.default_rng((1, rank, step))
         torch.manual_seed(step * 2 + rank)
-        x = to_tensor(_batch(pictures, rng))
+        x = fit(vae, to_tensor(_batch(pictures, rng)))
         post = vae.encode(x).latent_dist
         mean, logvar = post.mean, post.logvar
         z = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
@@ -198,10 +218,9 @@ if __name__ == "__main__":
     p.add_argument("--every", type=int, default=500)
     p.add_argument("--lr", type=float, default=3e-3)
     p.add_argument("--muon", type=float, default=0.0, help="learning rate of Muon; 0 for AdamW everywhere")
-    p.add_argument("--decoder", action="store_true", help="train the decoder alone: the latents stay what they are")
     p.add_argument("--port", type=int, default=29571)
     a = p.parse_args()
     if a.what == "train":
         launch(_train, (a,), port=a.port)
     else:
-        print(f"PSNR {psnr(load(), np.load(data.unseen(), mmap_mode='r')[:500]):.2f} dB")
+        print(f"PSNR {psnr(load(), np.load(data.UNSEEN, mmap_mode='r')[:500]):.2f} dB")
