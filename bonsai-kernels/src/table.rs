@@ -63,9 +63,11 @@ pub(crate) trait Lanes: Copy {
 }
 
 /// Two entries side by side, which one address brings: a tile of twice the rows, half a word at a time.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(crate) struct Pair<V>(V, V);
 
+#[cfg(target_arch = "x86_64")]
 impl<V: Lanes> Lanes for Pair<V> {
     type Number = V::Number;
     const LANES: usize = 2 * V::LANES;
