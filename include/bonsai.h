@@ -271,8 +271,9 @@ typedef struct bonsai_image_view {
 } bonsai_image_view;
 
 /**
- * Shown a rough picture (RGB8; an eighth of the sides, or all of them with options.preview_decoder) after step `step` (from
- * 0) of `steps` of a picture. 0 goes on; anything else ends the run with BONSAI_E_CANCELLED. Never changes what is painted.
+ * Shown a rough picture (RGB8; a pixel for each of the latent, which is an eighth of the sides, with bonsai-mini a sixteenth;
+ * or as large as the picture with options.preview_decoder) after step `step` (from 0) of `steps` of a picture. 0 goes on;
+ * anything else ends the run with BONSAI_E_CANCELLED. Never changes what is painted.
  */
 typedef int32_t (*bonsai_preview_fn)(void *user_data,
                                      const struct bonsai_image_view *preview,
@@ -556,7 +557,7 @@ typedef struct bonsai_options {
     const struct bonsai_cancel *cancel;
     /**
      * A TAEF2 that paints previews, as large as the picture: its file, its folder, or "tiny" for the one in the model's
-     * directory; with a zero byte at its end. NULL: previews are an eighth of the sides, and cost next to nothing.
+     * directory; with a zero byte at its end. NULL: previews are a pixel for each of the latent, and cost next to nothing.
      */
     const char *preview_decoder;
 } bonsai_options;

@@ -30,7 +30,7 @@ pub struct PreviewArgs {
 enum Kind {
     /// No previews
     None,
-    /// The latents as colours, an eighth of the picture's sides
+    /// The latents as colours, an eighth of the picture's sides (with the model inside a sixteenth)
     Latent,
     /// What TAEF2 makes of the latents, as large as the picture
     Tiny,

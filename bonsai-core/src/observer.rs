@@ -41,7 +41,7 @@ pub struct Preview {
     pub step: usize,
     /// Steps in all.
     pub steps: usize,
-    /// As large as the picture, where there is a preview decoder; else one pixel for each pixel of the latent, an eighth of
-    /// the picture's sides.
+    /// As large as the picture, where there is a preview decoder; else one pixel for each pixel of the latent, with the
+    /// VAE of FLUX.2 an eighth of the picture's sides.
     pub image: Image,
 }

@@ -38,8 +38,8 @@ pub struct PipelineOptions {
     pub cached_prompts: Option<usize>,
     /// Components that replace those of the model directory.
     pub components: ComponentPaths,
-    /// A TAEF2 that paints previews, at the size of the picture; without one they are a linear map of the latents, at an
-    /// eighth of its sides.
+    /// A TAEF2 that paints previews, at the size of the picture; without one they are a linear map of the latents, a
+    /// pixel for each of theirs.
     pub preview_decoder: Option<VaePath>,
     /// Ends the opening when it is set. Runs have theirs by [`Pipeline::with_cancel`](crate::Pipeline::with_cancel).
     pub cancel: Option<CancelToken>,

@@ -9,7 +9,7 @@ use crate::weights::{Component, Weights};
 /// Its weights, and its config.
 ///
 /// # Errors
-/// When it is missing or unsound, is no TAEF2, or reads other latents than `vae`.
+/// When it is missing or unsound, is no TAEF2, or reads other latents than `vae` or makes another size of them.
 pub(crate) fn open(dir: &ModelDir, path: &VaePath, vae: &VaeConfig) -> Result<(Weights, VaeConfig)> {
     let opened = || {
         let files = dir.preview_decoder(path)?;
@@ -26,6 +26,12 @@ pub(crate) fn open(dir: &ModelDir, path: &VaePath, vae: &VaeConfig) -> Result<(W
         if found != expected {
             return Err(wrong(format!(
                 "expected {expected} latent channels, as the VAE has them, found {found}"
+            )));
+        }
+        let (found, expected) = (config.pixels_per_token(), vae.pixels_per_token());
+        if found != expected {
+            return Err(wrong(format!(
+                "expected tokens of {expected} pixels, as the VAE has them, found {found}"
             )));
         }
         Ok((weights, config))

@@ -78,7 +78,7 @@ pub struct bonsai_options {
     /// Ends the opening with BONSAI_E_CANCELLED when it is requested; may be NULL. Runs have a token of their own.
     pub cancel: *const bonsai_cancel,
     /// A TAEF2 that paints previews, as large as the picture: its file, its folder, or "tiny" for the one in the model's
-    /// directory; with a zero byte at its end. NULL: previews are an eighth of the sides, and cost next to nothing.
+    /// directory; with a zero byte at its end. NULL: previews are a pixel for each of the latent, and cost next to nothing.
     pub preview_decoder: *const c_char,
 }
 

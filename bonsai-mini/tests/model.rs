@@ -38,6 +38,16 @@ fn unknown_words_paint_some_scene() {
 }
 
 #[test]
+fn sides_are_whole_tokens() {
+    let pipeline = bonsai_mini::open(&PipelineOptions::default()).unwrap();
+    let error = pipeline.generate(&Request::new("a pine").size(48, 64)).unwrap_err().to_string();
+    assert!(
+        error.contains("width 48") && error.contains("multiple of 32; the nearest are 32 and 64"),
+        "{error}"
+    );
+}
+
+#[test]
 fn the_files_are_small_and_one_bit() {
     let bytes: usize = bonsai_mini::files().iter().map(|(_, bytes)| bytes.len()).sum();
     assert!(bytes <= 9_500_000, "{bytes} bytes");

@@ -6,7 +6,7 @@ use crate::transformer::Scratch;
 use crate::vae::{self, VaeConfig};
 
 /// The program itself, its threads and what is always there.
-const PROGRAM: u64 = 11 << 20;
+const PROGRAM: u64 = 10 << 20;
 /// A token and its merge in the tokenizer's tables.
 const TOKENIZER_ENTRY: u64 = 36;
 /// What the system's allocator keeps of an entry where the tables were made of other files.

@@ -132,7 +132,7 @@ impl Vae {
         1 << (self.config.block_out_channels.len() - 1)
     }
 
-    /// Picture `[8 h, 8 w, 3]`, about -1 to 1, of a latent `[h, w, latent_channels]`.
+    /// Picture `[f h, f w, 3]`, about -1 to 1, f the [scale factor](Self::scale_factor), of a latent `[h, w, latent_channels]`.
     ///
     /// # Errors
     /// When the latent has other channels, the work was cancelled, or memory lacks.
@@ -170,7 +170,7 @@ impl Vae {
         }
     }
 
-    /// Mean of the posterior `[h, w, latent_channels]` of a picture `[8 h, 8 w, 3]` of about -1 to 1.
+    /// Mean of the posterior `[h, w, latent_channels]` of a picture `[f h, f w, 3]` of about -1 to 1, f the scale factor.
     ///
     /// # Errors
     /// When there is no encoder, the picture is no whole number of latent pixels, the work was cancelled, or memory

@@ -4,10 +4,9 @@
 
 use std::arch::x86_64::*;
 
+use super::sign_dot::GROUP;
 use crate::isa::Avx2;
 
-/// Inputs of a group.
-pub(crate) const GROUP: usize = 128;
 /// Columns at once.
 pub(crate) const COLUMNS: usize = 32;
 /// Bytes of bits of a group of one column.

@@ -59,7 +59,6 @@ macro_rules! register_lanes {
             }
             $($more)*
         }
-
     };
 }
 

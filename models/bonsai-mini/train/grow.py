@@ -155,7 +155,7 @@ def _train(rank, args):
         torch.nn.utils.clip_grad_norm_(with_gradient, 1.0)
         for o in opts:
             o.step()
-        torch._foreach_lerp_(means, [p.detach() for p in params], 1 - min(0.99, (1 + step - first) / (10 + step - first)))
+        torch._foreach_lerp_(means, [p.detach() for p in params], 1 - min(0.99, (1 + step) / (10 + step)))
         done = step + 1
         if rank == 0 and (done % 50 == 0 or done == 10):
             print(f"step {done} l1 {l1.item():.4f} encoder {away.item():.4f} critic {verdicts:.3f} {(done - first) / (time.time() - began):.2f} steps/s", flush=True)
