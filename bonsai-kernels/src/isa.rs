@@ -185,15 +185,29 @@ fn level_1_data_cache() -> usize {
 }
 
 #[cfg(target_arch = "x86_64")]
+impl Avx512Vnni {
+    /// Whether permutations of 16-bit words are single operations, two of which start in a cycle: so on AMD's CPUs, where
+    /// Intel's take two operations on the same port for each.
+    pub(crate) fn permutes_fast(self) -> bool {
+        is_amd()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
 impl Avx512Bf16 {
     /// Whether a bf16 dot product is as fast as two f32 products: on AMD's CPUs it is, on Intel's it takes four times
     /// as long as the f32 instruction of the same width.
     pub fn is_fast(self) -> bool {
-        #[expect(unused_unsafe, reason = "unsafe only in older compilers")]
-        // SAFETY: every CPU with AVX-512 has this instruction.
-        let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
-        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+        is_amd()
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_amd() -> bool {
+    #[expect(unused_unsafe, reason = "unsafe only in older compilers")]
+    // SAFETY: every x86-64 CPU has this instruction.
+    let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
 }
 
 token!(

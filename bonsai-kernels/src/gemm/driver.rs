@@ -12,10 +12,6 @@ use crate::aligned::AlignedBuf;
 use crate::error::Result;
 use crate::isa::{Isa, Token, dispatch};
 
-/// Columns of one task, the most that keep all threads busy: wide tasks prepare a tile of rows less often.
-const COLUMNS_PER_TASK: [usize; 4] = [3072, 1536, 1024, 512];
-/// Tasks that each thread should have at least.
-const TASKS_PER_THREAD: usize = 4;
 /// Prepared rows are padded to a multiple of this, which every kernel's tile divides.
 const ROW_MULTIPLE: usize = 96;
 
@@ -86,10 +82,8 @@ pub(crate) fn drive<W: Sync, K: Microkernel<W>>(
     epilogue.check(columns);
     let started = Instant::now();
     assert!(ROW_MULTIPLE.is_multiple_of(K::MR), "a tile of {} rows", K::MR);
-    let row_block = K::ROWS.next_multiple_of(ROW_MULTIPLE);
-    let row_blocks = rows.rows.div_ceil(row_block);
-    let enough = |&c: &usize| row_blocks * columns.div_ceil(c) >= TASKS_PER_THREAD * cpu.threads();
-    let column_block = COLUMNS_PER_TASK.into_iter().find(enough).unwrap_or(COLUMNS_PER_TASK[3]);
+    let (row_block, column_block) = kernel.task(rows.rows, columns, cpu.threads());
+    let row_block = row_block.next_multiple_of(K::MR).max(K::MR);
     let mut tasks = Vec::new();
     let mut out = out;
     for (i, out) in out.axis_chunks_iter_mut(Axis(0), row_block).enumerate() {
@@ -170,14 +164,21 @@ fn task<W, K: Microkernel<W>>(
         let used = (panels * width).min(left);
         let tile_len = K::MR * width;
         let acc = &mut scratch.acc[..tiles * panels * tile_len];
-        acc.fill(0.0);
+        let pass = Pass { tile_rows: K::MR, panels, width, first_column: first_column + column };
+        let mut out = out.slice_mut(s![.., column..column + used]);
+        column += used;
+        let by_tiles = K::TILES_BY_PANELS.is_none() && rows.cols > 0;
+        if !by_tiles {
+            acc.fill(0.0);
+        }
         for start in (0..rows.cols).step_by(depth) {
             cpu.check()?;
             let inputs = start..rows.cols.min(start + depth);
+            let last = inputs.end == rows.cols;
             let panel_len = kernel.panel_len(weights, width, inputs.len());
             let all = &mut scratch.panels[..panels * panel_len];
             for (i, panel) in all.chunks_exact_mut(panel_len).enumerate() {
-                let first = first_column + column + i * width;
+                let first = pass.first_column + i * width;
                 kernel.prepare_weights(weights, first, width, inputs.clone(), panel);
             }
             let operand_len = kernel.operand_len(inputs.len());
@@ -208,38 +209,54 @@ fn task<W, K: Microkernel<W>>(
                 continue;
             }
             let operand = &mut scratch.operand[..operand_len];
-            for (tile, acc) in acc.chunks_exact_mut(panels * tile_len).enumerate() {
+            let outs = out.axis_chunks_iter_mut(Axis(0), K::MR);
+            for (tile, (acc, out)) in acc.chunks_exact_mut(panels * tile_len).zip(outs).enumerate() {
+                if start == 0 {
+                    acc.fill(0.0);
+                }
                 let rows: TileRows<'_, Element<K, W>> = rows.tile(first_row + tile * K::MR);
                 kernel.prepare_tile(weights, rows, inputs.clone(), operand);
                 let tile = Tile { rows, operand: &*operand, panels: &*all, tiles: 1, acc_stride: 0 };
                 kernel.multiply(weights, tile, inputs.clone(), width, acc);
+                if last {
+                    // while the sums are near
+                    pass.store(cpu.isa(), epilogue, acc, row_scales::<K, W>(rows), out);
+                }
             }
         }
-        let tile = rows.tile(first_row);
-        let scales = K::Rows::ROW_SCALE.then_some((tile.scales, tile.scales_len));
-        let pass = Pass { acc, tile_rows: K::MR, panels, width, scales, first_column: first_column + column };
-        pass.store(cpu.isa(), epilogue, out.slice_mut(s![.., column..column + used]));
-        column += used;
+        if !by_tiles {
+            pass.store(cpu.isa(), epilogue, acc, row_scales::<K, W>(rows.tile(first_row)), out);
+        }
     }
     Ok(())
 }
 
-/// The sums of one pass, on their way into the output. The same code for all kernels.
-struct Pass<'a> {
-    acc: &'a [f32],
+/// Where rows have one scale each: all of them, and how far they stand apart.
+fn row_scales<K: Microkernel<W>, W>(rows: TileRows<'_, Element<K, W>>) -> Option<(&[f32], usize)> {
+    K::Rows::ROW_SCALE.then_some((rows.scales, rows.scales_len))
+}
+
+/// How the sums of one pass stand, on their way into the output. The same code for all kernels.
+struct Pass {
     tile_rows: usize,
     panels: usize,
     width: usize,
-    /// Where rows have one scale each: all of them, and how far they stand apart.
-    scales: Option<(&'a [f32], usize)>,
     first_column: usize,
 }
 
-impl Pass<'_> {
+impl Pass {
+    /// Whole tiles of sums, and what [`row_scales`] returns.
     // one copy is enough for all kernels
     #[inline(never)]
-    fn store(&self, isa: Isa, epilogue: Epilogue<'_>, mut out: ArrayViewMut2<'_, f32>) {
-        let &Self { acc, tile_rows, panels, width, scales, first_column } = self;
+    fn store(
+        &self,
+        isa: Isa,
+        epilogue: Epilogue<'_>,
+        acc: &[f32],
+        scales: Option<(&[f32], usize)>,
+        mut out: ArrayViewMut2<'_, f32>,
+    ) {
+        let &Self { tile_rows, panels, width, first_column } = self;
         let tile_len = tile_rows * width;
         for (row, mut out) in out.rows_mut().into_iter().enumerate() {
             let out = contiguous(out.as_slice_mut());

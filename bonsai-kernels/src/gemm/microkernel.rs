@@ -5,6 +5,11 @@ use std::ops::Range;
 use super::rows::RowForm;
 use crate::aligned;
 
+/// Columns of one task, the most that keep all threads busy: wide tasks prepare a tile of rows less often.
+const COLUMNS_PER_TASK: [usize; 4] = [3072, 1536, 1024, 512];
+/// Tasks that each thread should have at least.
+const TASKS_PER_THREAD: usize = 4;
+
 /// How one kind of weights `W` is multiplied on one instruction set with one kind of activations.
 ///
 /// The driver owns blocking, threads, edges and the epilogue; a microkernel prepares operands and multiplies tiles.
@@ -29,6 +34,14 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
     /// Element of a weight panel.
     type Panel: aligned::Element;
 
+    /// The most rows and columns of one task.
+    fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
+        let parts = rows.div_ceil(Self::ROWS).max(1);
+        let enough = |&c: &usize| parts * columns.div_ceil(c) >= TASKS_PER_THREAD * threads;
+        let columns = COLUMNS_PER_TASK.into_iter().find(enough).unwrap_or(COLUMNS_PER_TASK[3]);
+        // parts of one height
+        (rows.div_ceil(parts), columns)
+    }
     /// Inputs in one K block: a multiple of 32 and of the weights' group, where sums are scaled by group.
     fn depth(self, weights: &W) -> usize;
     /// Panel width for this many remaining columns.

@@ -13,6 +13,8 @@ mod int_kernel;
 #[cfg(target_arch = "x86_64")]
 mod matrix_kernel;
 mod microkernel;
+#[cfg(target_arch = "x86_64")]
+mod permute_kernel;
 mod precision;
 pub mod reference;
 mod rows;
@@ -43,6 +45,8 @@ use int_kernel::IntKernel;
 #[cfg(target_arch = "x86_64")]
 use matrix_kernel::{Bf16Codes, Int8Codes, Int16Codes, MatrixKernel};
 use microkernel::Microkernel;
+#[cfg(target_arch = "x86_64")]
+use permute_kernel::PermuteKernel;
 use rows::{Bf16Rows, Int8Rows, Int16Rows, PlainRows, RowForm};
 use table::{TableNumber, TableRows};
 
@@ -94,6 +98,12 @@ impl<'a> Activations<'a> {
         if let Some((t, choice)) = Matrix::of(self.isa, self.precision, weights) {
             return with_matrix!(t, choice, weights, |kernel, w| {
                 self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
+            });
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(t) = permuted(self.isa, self.precision, weights) {
+            return each_sign_kind!(weights, w => {
+                self.multiply(cpu, PermuteKernel(t), w, weights.rows(), out, epilogue)
             });
         }
         if let Some((vectors, numbers)) = tables(self.isa, self.precision, weights) {
@@ -218,6 +228,17 @@ macro_rules! with_tiles {
 }
 #[cfg(target_arch = "x86_64")]
 use with_tiles;
+
+/// The instructions by which tables in registers multiply these weights, if they do.
+#[cfg(target_arch = "x86_64")]
+fn permuted(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Option<crate::isa::Avx512Vnni> {
+    let (Weights::Binary(_) | Weights::Ternary(_), Some(group_size)) = (weights, weights.group_size()) else {
+        return None;
+    };
+    let any = weights.rows() > 0 && weights.cols() > 0;
+    let takes = any && precision == ActivationPrecision::Int16 && permute_kernel::takes(group_size);
+    if takes { permute_kernel::of(isa) } else { None }
+}
 
 /// What tables hold.
 #[derive(Clone, Copy)]
@@ -491,6 +512,10 @@ pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) 
     #[cfg(target_arch = "x86_64")]
     if let Some((t, choice)) = Matrix::of(isa, precision, weights) {
         return with_matrix!(t, choice, weights, |kernel, w| describe(isa, precision, kernel, w));
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(t) = permuted(isa, precision, weights) {
+        return each_sign_kind!(weights, w => describe(isa, precision, PermuteKernel(t), w));
     }
     if let Some((vectors, numbers)) = tables(isa, precision, weights) {
         fn rows<N: TableNumber, T: TableTile<N>>(_: T) -> usize {

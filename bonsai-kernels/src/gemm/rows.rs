@@ -182,7 +182,11 @@ pub(super) fn sum_codes<C: Copy + Into<i32>>(codes: &[C], sums: &mut [f32]) {
 /// Codes and scale of one row; see [`Int16Rows`]. A row that is not finite becomes zeros with a scale that is not.
 #[inline(always)]
 pub(super) fn quantize_int16(x: &[f32], row: &mut [i16]) -> f32 {
-    let largest = x.chunks(BLOCK).map(l1).fold(0.0, largest_or_nan);
+    // loops, since what a library's closures call is not compiled for these instructions
+    let mut largest = 0.0;
+    for block in x.chunks(BLOCK) {
+        largest = largest_or_nan(largest, l1(block));
+    }
     let scale = largest / LARGEST_L1;
     if !(scale > 0.0 && scale.is_finite()) {
         row.fill(0);
@@ -292,7 +296,10 @@ impl Work for Int8Row<'_> {
 /// Codes `-most..=most` with scales `max|x| / most`, halves rounded to even.
 #[inline(always)]
 pub(super) fn quantize_int8(x: &[f32], row: &mut [i8], scales: &mut [f32], whole_row: bool, most: f32) {
-    let of_row = x.chunks(BLOCK).map(largest_magnitude).fold(0.0, largest_or_nan);
+    let mut of_row = 0.0;
+    for block in x.chunks(BLOCK) {
+        of_row = largest_or_nan(of_row, largest_magnitude(block));
+    }
     for ((x, row), scale) in x.chunks(BLOCK).zip(row.chunks_mut(BLOCK)).zip(&mut *scales) {
         let largest = if whole_row { of_row } else { largest_magnitude(x) };
         *scale = largest / most;

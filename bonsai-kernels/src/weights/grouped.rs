@@ -126,7 +126,14 @@ macro_rules! grouped_shape {
             codes.gather(&codes.scales, first_row, group, out);
         }
 
+        /// The packed codes of all rows, one behind the other.
+        #[cfg(target_arch = "x86_64")]
+        pub(crate) fn codes(&self) -> &[u8] {
+            self.$($field).+.codes.as_slice()
+        }
+
         /// The packed codes of one row.
+        #[inline]
         pub fn row_codes(&self, row: usize) -> &[u8] {
             self.$($field).+.codes.row_bytes(row)
         }

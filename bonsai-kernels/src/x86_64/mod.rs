@@ -6,6 +6,7 @@ mod bit_tile;
 mod dot;
 mod int_tile;
 pub(crate) mod nibble;
+pub(crate) mod permute;
 pub(crate) mod sign_dot;
 mod table;
 mod tile;

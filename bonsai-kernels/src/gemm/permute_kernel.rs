@@ -1,0 +1,216 @@
+use std::ops::Range;
+
+use super::microkernel::{Microkernel, Tile, TileRows};
+use super::rows::Int16Rows;
+use crate::isa::{Avx512Vnni, Isa, Token, Work};
+use crate::prefetch::prefetch;
+use crate::weights::{BinaryWeights, TernaryWeights};
+use crate::x86_64::permute::{BLOCK, LANES, Patterns, ROWS, SCALE, Signs, Trits, WIDTH};
+
+/// 16-bit activations times one-bit or ternary weights by tables in registers; sums over a block are the integers that
+/// tables in memory give, and products have the same bits.
+#[derive(Clone, Copy)]
+pub(crate) struct PermuteKernel(pub(crate) Avx512Vnni);
+
+/// The instructions, where they outrun tables in memory.
+pub(super) fn of(isa: Isa) -> Option<Avx512Vnni> {
+    let t = match isa {
+        Isa::Avx512Vnni(t) => t,
+        Isa::Avx512Bf16(t) => t.lower(),
+        Isa::Amx(t) => t.lower().lower(),
+        _ => return None,
+    };
+    t.permutes_fast().then_some(t)
+}
+
+/// Whether groups are made of whole blocks.
+pub(super) fn takes(group_size: usize) -> bool {
+    group_size.is_multiple_of(BLOCK)
+}
+
+/// Weights whose codes permute.
+pub(crate) trait PermutedWeights: Sync {
+    type Patterns: Patterns;
+    fn rows(&self) -> usize;
+    fn group_size(&self) -> usize;
+    /// The codes of all rows, one behind the other.
+    fn codes(&self) -> &[u8];
+    fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]);
+}
+
+macro_rules! permuted_weights {
+    ($weights:ty, $patterns:ty) => {
+        impl PermutedWeights for $weights {
+            type Patterns = $patterns;
+            fn rows(&self) -> usize {
+                self.rows()
+            }
+            fn group_size(&self) -> usize {
+                self.group_size()
+            }
+            fn codes(&self) -> &[u8] {
+                self.codes()
+            }
+            #[inline(always)]
+            fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]) {
+                self.gather_scales(first_row, group, out);
+            }
+        }
+    };
+}
+
+permuted_weights!(BinaryWeights, Signs);
+permuted_weights!(TernaryWeights, Trits);
+
+/// Blocks of one pass over the sums: tables of more would leave the first-level cache.
+const BLOCKS: usize = 2;
+/// Laying out codes takes as long as multiplying so many rows.
+const LAYING_OUT: usize = 32;
+/// Building tables takes as long as multiplying so many columns.
+const BUILDING: usize = 224;
+const CACHE_LINE: usize = 64;
+/// Vectors of columns whose codes are asked for before they are fetched.
+const AHEAD: usize = 2;
+
+impl<W: PermutedWeights> Microkernel<W> for PermuteKernel {
+    const NAME: &'static str = "int16-permuted-tables";
+    const MR: usize = ROWS;
+    // tables of a tile of rows serve so many columns, whose indices stay in the second-level cache
+    const COLUMNS: usize = 3072;
+    type Rows = Int16Rows;
+    type Operand = i16;
+    /// For each block the indices of columns, two in a word, then their scales as bits.
+    type Panel = u32;
+
+    fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
+        let mut best = (usize::MAX, (rows, columns));
+        let fewest = columns.div_ceil(<Self as Microkernel<W>>::COLUMNS).max(1);
+        let rows_of = |parts: usize| rows.div_ceil(parts).next_multiple_of(ROWS);
+        for row_parts in rows.div_ceil(<Self as Microkernel<W>>::ROWS).max(1)..=rows.div_ceil(ROWS).max(1) {
+            // as many tasks as threads, or two, or three times as many
+            for rounds in 1..=3 {
+                let column_parts = fewest.max((rounds * threads).div_ceil(row_parts));
+                let task = (rows_of(row_parts), columns.div_ceil(column_parts).next_multiple_of(WIDTH));
+                let tasks = rows.div_ceil(task.0.max(1)) * columns.div_ceil(task.1.max(1));
+                let time = tasks.div_ceil(threads) * (task.0 + LAYING_OUT) * (task.1 + BUILDING);
+                if time < best.0 {
+                    best = (time, task);
+                }
+            }
+        }
+        best.1
+    }
+
+    fn depth(self, _: &W) -> usize {
+        BLOCKS * BLOCK
+    }
+
+    fn width(self, _: usize) -> usize {
+        WIDTH
+    }
+
+    fn panel_len(self, _: &W, _: usize, depth: usize) -> usize {
+        depth.div_ceil(BLOCK) * block_len::<W>()
+    }
+
+    fn operand_len(self, depth: usize) -> usize {
+        depth.div_ceil(BLOCK) * Avx512Vnni::tables_len::<W::Patterns>()
+    }
+
+    fn prepare_weights(
+        self,
+        weights: &W,
+        first_column: usize,
+        _: usize,
+        inputs: Range<usize>,
+        panel: &mut [u32],
+    ) {
+        self.0.work(LayOut { t: self.0, weights, first_column, inputs, panel });
+    }
+
+    fn prepare_tile(self, _: &W, rows: TileRows<'_, i16>, inputs: Range<usize>, operand: &mut [i16]) {
+        // those of the next tile are far from these
+        for next in rows.rows.chunks(rows.row_len).skip(ROWS).take(ROWS) {
+            for line in inputs.clone().step_by(CACHE_LINE / size_of::<i16>()) {
+                prefetch(bytemuck::must_cast_slice(next), line * size_of::<i16>());
+            }
+        }
+        let blocks = operand.chunks_exact_mut(Avx512Vnni::tables_len::<W::Patterns>());
+        for (tables, start) in blocks.zip(inputs.step_by(BLOCK)) {
+            self.0.build_tables::<W::Patterns>(&rows.rows[start..], rows.row_len, tables);
+        }
+    }
+
+    fn multiply(self, _: &W, tile: Tile<'_, Self, W>, inputs: Range<usize>, _: usize, acc: &mut [f32]) {
+        let blocks = inputs.len().div_ceil(BLOCK);
+        let panels = tile.panels.chunks_exact(blocks * block_len::<W>());
+        for (panel, acc) in panels.zip(acc.chunks_exact_mut(ROWS * WIDTH)) {
+            let tables = tile.operand.chunks_exact(Avx512Vnni::tables_len::<W::Patterns>());
+            for (panel, tables) in panel.chunks_exact(block_len::<W>()).zip(tables) {
+                let (indices, scales) = panel.split_at(block_len::<W>() - WIDTH);
+                let (indices, scales) = (bytemuck::must_cast_slice(indices), bytemuck::must_cast_slice(scales));
+                self.0.add_permuted::<W::Patterns>(tables, indices, scales, acc);
+            }
+        }
+    }
+}
+
+/// Words of one block of a panel.
+fn block_len<W: PermutedWeights>() -> usize {
+    Avx512Vnni::indices_len::<W::Patterns>() / 2 + WIDTH
+}
+
+/// Lays out a panel.
+struct LayOut<'a, W> {
+    t: Avx512Vnni,
+    weights: &'a W,
+    first_column: usize,
+    inputs: Range<usize>,
+    panel: &'a mut [u32],
+}
+
+impl<W: PermutedWeights> Work for LayOut<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let Self { t, weights, first_column, inputs, panel } = self;
+        let bytes = 2 * W::Patterns::WORDS;
+        let all = weights.codes();
+        let row_bytes = all.len() / weights.rows();
+        let last = weights.rows() - 1;
+        for first in (0..WIDTH).step_by(LANES) {
+            let mut rows: [&[u8]; LANES] = [&[]; LANES];
+            for (lane, row) in rows.iter_mut().enumerate() {
+                let column = first_column + first + lane;
+                *row = &all[column.min(last) * row_bytes..][..row_bytes];
+                // rows are far apart, so that the CPU does not guess which lines come next
+                prefetch(all, (column + AHEAD * LANES) * row_bytes + inputs.start / BLOCK * bytes);
+            }
+            for (panel, start) in panel.chunks_exact_mut(block_len::<W>()).zip(inputs.clone().step_by(BLOCK)) {
+                let (indices, scales) = panel.split_at_mut(block_len::<W>() - WIDTH);
+                let indices = bytemuck::must_cast_slice_mut(indices);
+                let at = start / BLOCK * bytes;
+                if rows[0].len() >= at + bytes {
+                    let mut codes = rows;
+                    for codes in &mut codes {
+                        *codes = &codes[at..at + bytes];
+                    }
+                    t.lay_out_indices::<W::Patterns>(&codes, first / LANES, indices);
+                } else {
+                    let mut padded = [[0; BLOCK * 2 / 8]; LANES];
+                    for (padded, row) in padded.iter_mut().zip(rows) {
+                        padded[..row.len() - at].copy_from_slice(&row[at..]);
+                    }
+                    t.lay_out_indices::<W::Patterns>(&padded.each_ref().map(|p| &p[..]), first / LANES, indices);
+                }
+                let scales: &mut [f32] = &mut bytemuck::must_cast_slice_mut(scales)[first..first + LANES];
+                scales.fill(0.0);
+                weights.gather_scales(first_column + first, start / weights.group_size(), scales);
+                for scale in scales {
+                    *scale *= SCALE;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! Tables of sums in registers: for one row of activations and a few neighbouring inputs, all sums that their weights can make are
+//! 32 integers of 16 bits, one vector; the codes of 32 columns are another, and `vpermw` picks a sum for each.
+//!
+//! It suits CPUs where `vpermw` is one operation and two of them start in a cycle. Additions saturate, where nothing
+//! saturates, because those run beside permutations where wrapping ones compete with them.
+#![expect(unsafe_code, reason = "loads and stores of vectors, and registers that the compiler would spill")]
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+
+use crate::isa::Avx512Vnni;
+
+/// Rows of a tile.
+pub(crate) const ROWS: usize = 6;
+/// Columns of a panel.
+pub(crate) const WIDTH: usize = VECTORS * LANES;
+/// Columns of one vector of codes: the first sixteen in even lanes, the others in odd ones, so that a shift, or a mask, makes
+/// floats of either half.
+pub(crate) const LANES: usize = 32;
+const VECTORS: usize = 4;
+/// Inputs of a block, whose sums are exact.
+pub(crate) const BLOCK: usize = 128;
+/// What scales of columns are multiplied with, since sums become floats in the high half of a word.
+pub(crate) const SCALE: f32 = 1.0 / 65536.0;
+/// Entries of a table.
+const ENTRIES: usize = 32;
+/// Integers that a table is made from.
+const PARTS: usize = 8;
+/// Tables whose parts are made at once.
+const AT_ONCE: usize = 4;
+/// The most 16-bit words of codes of a block.
+const MOST_WORDS: usize = 16;
+
+/// Which sums a table holds, and how codes of weights pick them.
+pub(crate) trait Patterns: Copy + Send + Sync + 'static {
+    /// Bits of a weight's code.
+    const BITS: usize;
+    /// Inputs of a table.
+    const INPUTS: usize;
+    /// Tables of a block.
+    const STEPS: usize = BLOCK.div_ceil(Self::INPUTS);
+    /// 16-bit words of codes of a block.
+    const WORDS: usize = BLOCK * Self::BITS / 16;
+
+    /// The parts of four tables, one of them in each 128 bits, from their inputs, which stand there in the first words.
+    ///
+    /// # Safety
+    /// The CPU has the instructions of the token below.
+    unsafe fn parts(x: __m512i) -> __m512i;
+    /// A table from its parts, four times the same.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn table(parts: __m512i) -> __m512i;
+    /// Indices from codes in the low bits of words.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn index(codes: __m512i) -> __m512i;
+}
+
+/// Bytes of a shuffle that brings word `words(i)` of 128 bits to word `i` of 512, or zero.
+const fn word_shuffle(words: [Option<u8>; ENTRIES]) -> [u8; 64] {
+    let mut bytes = [0x80; 64];
+    let mut i = 0;
+    while i < ENTRIES {
+        if let Some(word) = words[i] {
+            bytes[2 * i] = 2 * word;
+            bytes[2 * i + 1] = 2 * word + 1;
+        }
+        i += 1;
+    }
+    bytes
+}
+
+/// The same pattern in each 128 bits.
+const fn repeated(words: [Option<u8>; PARTS]) -> [u8; 64] {
+    let mut all = [None; ENTRIES];
+    let mut i = 0;
+    while i < ENTRIES {
+        all[i] = words[i % PARTS];
+        i += 1;
+    }
+    word_shuffle(all)
+}
+
+/// # Safety
+/// The CPU has AVX-512 BW.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn shuffle(x: __m512i, bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: as many bytes as a vector has.
+    _mm512_shuffle_epi8(x, unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) })
+}
+
+/// Weights of -1 and +1: five bits pick one of 32 signed sums.
+#[derive(Clone, Copy)]
+pub(crate) struct Signs;
+
+impl Signs {
+    // parts: `+-x0 +-x1 - x2`, then `+-x3 +-x4`
+    const FIRST: [u8; 64] = repeated([Some(0), Some(0), Some(0), Some(0), Some(3), Some(3), Some(3), Some(3)]);
+    const SECOND: [u8; 64] = repeated([Some(1), Some(1), Some(1), Some(1), Some(4), Some(4), Some(4), Some(4)]);
+    const THIRD: [u8; 64] = repeated([Some(2), Some(2), Some(2), Some(2), None, None, None, None]);
+    /// Sums of three inputs: with `x2` counted positive they are those of the opposite signs, negated.
+    const LOW: [u8; 64] = {
+        let mut words = [None; ENTRIES];
+        let mut i = 0;
+        while i < ENTRIES {
+            let low = i as u8 & 3;
+            words[i] = Some(if i & 4 == 0 { low } else { 3 - low });
+            i += 1;
+        }
+        word_shuffle(words)
+    };
+    const HIGH: [u8; 64] = {
+        let mut words = [None; ENTRIES];
+        let mut i = 0;
+        while i < ENTRIES {
+            words[i] = Some(4 + (i >> 3) as u8);
+            i += 1;
+        }
+        word_shuffle(words)
+    };
+}
+
+impl Patterns for Signs {
+    const BITS: usize = 1;
+    const INPUTS: usize = 5;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn parts(x: __m512i) -> __m512i {
+        // SAFETY: as the caller promised.
+        let (first, second, third) =
+            unsafe { (shuffle(x, &Self::FIRST), shuffle(x, &Self::SECOND), shuffle(x, &Self::THIRD)) };
+        let one = _mm512_mask_sub_epi16(first, 0x5555_5555, _mm512_setzero_si512(), first);
+        let two = _mm512_mask_sub_epi16(_mm512_add_epi16(one, second), 0x3333_3333, one, second);
+        _mm512_sub_epi16(two, third)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn table(parts: __m512i) -> __m512i {
+        // SAFETY: as the caller promised.
+        let (low, high) = unsafe { (shuffle(parts, &Self::LOW), shuffle(parts, &Self::HIGH)) };
+        _mm512_mask_sub_epi16(_mm512_add_epi16(high, low), 0xf0f0_f0f0, high, low)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn index(codes: __m512i) -> __m512i {
+        // five low bits of each word are all that counts
+        codes
+    }
+}
+
+/// Weights of -1, 0 and +1: three of them pick one of 27 sums, by their value in base 3.
+#[derive(Clone, Copy)]
+pub(crate) struct Trits;
+
+impl Trits {
+    // parts: `x0, x1, x0 + x1, x0 - x1, x2, -x2`
+    const FIRST: [u8; 64] = repeated([Some(0), None, Some(0), Some(0), Some(2), None, None, None]);
+    const SECOND: [u8; 64] = repeated([None, Some(1), Some(1), Some(1), None, Some(2), None, None]);
+    /// For `d0 + 3 d1` the sum `(d0 - 1) x0 + (d1 - 1) x1`, but for its sign.
+    const PAIR: [Option<u8>; 9] =
+        [Some(2), Some(1), Some(3), Some(0), None, Some(0), Some(3), Some(1), Some(2)];
+    const LOW: [u8; 64] = {
+        let mut words = [None; ENTRIES];
+        let mut i = 0;
+        while i < 27 {
+            words[i] = Self::PAIR[i % 9];
+            i += 1;
+        }
+        word_shuffle(words)
+    };
+    /// Entries whose sum of two inputs is negated: `-x0 - x1`, `-x1`, `-x0`, and `x1 - x0`.
+    const NEGATED: u32 = {
+        let mut mask = 0;
+        let mut i = 0;
+        while i < 27 {
+            if matches!(i % 9, 0 | 1 | 3 | 6) {
+                mask |= 1 << i;
+            }
+            i += 1;
+        }
+        mask
+    };
+    const HIGH: [u8; 64] = {
+        let mut words = [None; ENTRIES];
+        let mut i = 0;
+        while i < 9 {
+            words[i] = Some(5);
+            words[18 + i] = Some(4);
+            i += 1;
+        }
+        word_shuffle(words)
+    };
+    /// Three codes of two bits, as a number in base 3.
+    const INDEX: [u8; 64] = {
+        let mut index = [0; 64];
+        let mut code = 0;
+        while code < 64 {
+            index[code] = (code & 3) as u8 + 3 * (code >> 2 & 3) as u8 + 9 * (code >> 4) as u8;
+            code += 1;
+        }
+        index
+    };
+}
+
+impl Patterns for Trits {
+    const BITS: usize = 2;
+    const INPUTS: usize = 3;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn parts(x: __m512i) -> __m512i {
+        // SAFETY: as the caller promised.
+        let (first, second) = unsafe { (shuffle(x, &Self::FIRST), shuffle(x, &Self::SECOND)) };
+        // words 3 and 5 are differences
+        _mm512_mask_sub_epi16(_mm512_add_epi16(first, second), 0x2828_2828, first, second)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn table(parts: __m512i) -> __m512i {
+        // SAFETY: as the caller promised.
+        let (low, high) = unsafe { (shuffle(parts, &Self::LOW), shuffle(parts, &Self::HIGH)) };
+        _mm512_mask_sub_epi16(_mm512_add_epi16(high, low), Self::NEGATED, high, low)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vbmi")]
+    unsafe fn index(codes: __m512i) -> __m512i {
+        // six low bits of a byte count; what the high bytes become does not
+        // SAFETY: as many bytes as a vector has.
+        _mm512_permutexvar_epi8(codes, unsafe { _mm512_loadu_si512(Self::INDEX.as_ptr().cast()) })
+    }
+}
+
+impl Avx512Vnni {
+    /// Integers of the tables of one block of a tile, `[STEPS][ROWS][ENTRIES]`.
+    pub(crate) const fn tables_len<P: Patterns>() -> usize {
+        P::STEPS * ROWS * ENTRIES
+    }
+
+    /// Words of the indices of one block of a panel, `[STEPS][WIDTH]`.
+    pub(crate) const fn indices_len<P: Patterns>() -> usize {
+        P::STEPS * WIDTH
+    }
+
+    /// Fills the tables of one block of `ROWS` rows, `row_stride` apart.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    #[inline(always)]
+    pub(crate) fn build_tables<P: Patterns>(self, rows: &[i16], row_stride: usize, tables: &mut [i16]) {
+        assert!(rows.len() >= (ROWS - 1) * row_stride + BLOCK, "rows of a block");
+        assert!(tables.len() >= Self::tables_len::<P>(), "tables of a block");
+        for m in 0..ROWS {
+            // SAFETY: the token proves the instructions; rows and tables were checked.
+            unsafe {
+                build::<P>(rows.as_ptr().add(m * row_stride), tables.as_mut_ptr().add(m * ENTRIES));
+            }
+        }
+    }
+
+    /// Lays out the indices of one block of 32 columns, given the bytes of its codes, for vector `vector` of a panel.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    #[inline(always)]
+    pub(crate) fn lay_out_indices<P: Patterns>(
+        self,
+        codes: &[&[u8]; LANES],
+        vector: usize,
+        indices: &mut [u16],
+    ) {
+        assert!(codes.iter().all(|codes| codes.len() >= 2 * P::WORDS), "codes of a block");
+        assert!(vector < VECTORS && indices.len() >= Self::indices_len::<P>(), "indices of a block");
+        // SAFETY: the token proves the instructions; the lengths were checked.
+        unsafe { lay_out::<P>(codes, indices.as_mut_ptr().add(vector * LANES)) }
+    }
+
+    /// `acc[m][n] += scales[n] / SCALE * sum_step tables[step][m][indices[step][n]]` over one block, exactly where the sums of
+    /// magnitudes stay below 2^15. What stands behind `acc` is fetched, for the next call.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    #[inline(always)]
+    pub(crate) fn add_permuted<P: Patterns>(
+        self,
+        tables: &[i16],
+        indices: &[u16],
+        scales: &[f32],
+        acc: &mut [f32],
+    ) {
+        assert!(tables.len() >= Self::tables_len::<P>(), "tables of a block");
+        assert!(indices.len() >= Self::indices_len::<P>(), "indices of a block");
+        assert!(scales.len() >= WIDTH && acc.len() >= ROWS * WIDTH, "a tile of sums, and scales");
+        // SAFETY: the token proves the instructions; the lengths were checked.
+        unsafe { add::<P>(tables.as_ptr(), indices.as_ptr(), scales.as_ptr(), acc.as_mut_ptr()) }
+    }
+}
+
+/// The words that bring the inputs of four tables to the front of 128 bits each.
+const fn spread(inputs: usize) -> [u16; ENTRIES] {
+    let mut words = [0; ENTRIES];
+    let mut i = 0;
+    while i < ENTRIES {
+        words[i] = (i / PARTS * inputs + i % PARTS) as u16;
+        i += 1;
+    }
+    words
+}
+
+/// # Safety
+/// The CPU has the instructions; a block of inputs is at `row`, and tables are `ROWS * ENTRIES` apart.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn build<P: Patterns>(row: *const i16, tables: *mut i16) {
+    #[repr(align(64))]
+    struct Parts([MaybeUninit<i16>; (BLOCK / 3 + AT_ONCE) * PARTS]);
+    let mut parts = Parts([MaybeUninit::uninit(); (BLOCK / 3 + AT_ONCE) * PARTS]);
+    const { assert!(P::STEPS.next_multiple_of(AT_ONCE) <= BLOCK / 3 + AT_ONCE) };
+    let spread = const { &spread(P::INPUTS) };
+    // SAFETY: masks keep loads inside the block; parts and tables have room for all steps, and parts are stored before they
+    // are loaded.
+    unsafe {
+        let spread = _mm512_loadu_si512(spread.as_ptr().cast());
+        let parts = parts.0.as_mut_ptr();
+        for step in (0..P::STEPS).step_by(AT_ONCE) {
+            let first = step * P::INPUTS;
+            let left = (BLOCK - first).min(AT_ONCE * P::INPUTS);
+            let x = _mm512_maskz_loadu_epi16((1 << left) - 1, row.add(first));
+            let x = _mm512_permutexvar_epi16(spread, x);
+            _mm512_store_si512(parts.add(step * PARTS).cast(), P::parts(x));
+        }
+        for step in 0..P::STEPS {
+            let parts = _mm512_broadcast_i32x4(_mm_load_si128(parts.add(step * PARTS).cast()));
+            _mm512_storeu_si512(tables.add(step * ROWS * ENTRIES).cast(), P::table(parts));
+        }
+    }
+}
+
+/// # Safety
+/// The CPU has the instructions; each column has `WORDS` words, and indices of steps are `WIDTH` apart.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2")]
+unsafe fn lay_out<P: Patterns>(codes: &[&[u8]; LANES], indices: *mut u16) {
+    // the last one stays zero, for steps that reach beyond the block
+    let mut words = [_mm512_setzero_si512(); MOST_WORDS + 1];
+    for part in 0..P::WORDS / 8 {
+        // dwords of four columns at a time, those of columns 0, 4, 8 and 12 in the first vector
+        let mut halves = [[_mm512_setzero_si512(); 4]; 2];
+        for (half, lines) in halves.iter_mut().enumerate() {
+            for (i, line) in lines.iter_mut().enumerate() {
+                // SAFETY: each column has so many bytes.
+                unsafe {
+                    let of = |lane: usize| {
+                        _mm_loadu_si128(codes[16 * half + 4 * lane + i].as_ptr().add(16 * part).cast())
+                    };
+                    let all = _mm512_castsi128_si512(of(0));
+                    let all = _mm512_inserti32x4::<1>(all, of(1));
+                    let all = _mm512_inserti32x4::<2>(all, of(2));
+                    *line = _mm512_inserti32x4::<3>(all, of(3));
+                }
+            }
+            let [a, b, c, d] = *lines;
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            lines[0] = _mm512_unpacklo_epi64(ab, cd);
+            lines[1] = _mm512_unpackhi_epi64(ab, cd);
+            let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            lines[2] = _mm512_unpacklo_epi64(ab, cd);
+            lines[3] = _mm512_unpackhi_epi64(ab, cd);
+        }
+        let [first, second] = halves;
+        for (i, (first, second)) in first.into_iter().zip(second).enumerate() {
+            // even words of the first sixteen columns beside those of the others, then the odd ones
+            words[8 * part + 2 * i] = _mm512_mask_mov_epi16(first, ODD, _mm512_slli_epi32::<16>(second));
+            words[8 * part + 2 * i + 1] = _mm512_mask_mov_epi16(_mm512_srli_epi32::<16>(first), ODD, second);
+        }
+    }
+    for step in 0..P::STEPS {
+        let bit = step * P::INPUTS * P::BITS;
+        let (low, high) = (words[bit / 16], words[bit / 16 + 1]);
+        let shift = _mm512_set1_epi16((bit % 16) as i16);
+        // SAFETY: there is room for the indices of all steps.
+        unsafe {
+            let index = P::index(_mm512_shrdv_epi16(low, high, shift));
+            _mm512_storeu_si512(indices.add(step * WIDTH).cast(), index);
+        }
+    }
+}
+
+/// Lanes of the second sixteen columns.
+const ODD: u32 = 0xaaaa_aaaa;
+
+/// # Safety
+/// The CPU has the instructions; tables, indices, scales and sums are those of a block.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn add<P: Patterns>(tables: *const i16, indices: *const u16, scales: *const f32, acc: *mut f32) {
+    let high_half = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
+    // SAFETY: as the caller promised.
+    unsafe {
+        let sums = sums(P::STEPS, tables, indices, acc.wrapping_add(ROWS * WIDTH));
+        for (m, sums) in sums.into_iter().enumerate() {
+            for (n, sums) in sums.into_iter().enumerate() {
+                let at = acc.add(m * WIDTH + n * LANES);
+                let scales = scales.add(n * LANES);
+                let halves = [_mm512_slli_epi32::<16>(sums), _mm512_and_si512(sums, high_half)];
+                for (half, sums) in halves.into_iter().enumerate() {
+                    let at = at.add(16 * half);
+                    let scale = _mm512_load_ps(scales.add(16 * half));
+                    let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, _mm512_load_ps(at));
+                    _mm512_store_ps(at, sum);
+                }
+            }
+        }
+    }
+}
+
+/// The sums of a tile over `steps` steps, while a line of `next` for each of them is fetched. In assembly, so that 24 sums, 4 vectors of
+/// indices and what flows between keep to the 32 registers that there are.
+///
+/// # Safety
+/// The CPU has the instructions; tables and indices are there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn sums(
+    steps: usize,
+    tables: *const i16,
+    indices: *const u16,
+    next: *const f32,
+) -> [[__m512i; VECTORS]; ROWS] {
+    macro_rules! pick {
+        ($sum:literal, $index:literal, $table:literal, $picked:literal) => {
+            concat!(
+                "vpermw zmm", $picked, ", zmm", $index, ", zmm", $table, "\n",
+                "vpaddsw zmm", $sum, ", zmm", $sum, ", zmm", $picked, "\n",
+            )
+        };
+    }
+    macro_rules! row {
+        ($row:literal, $table:literal: $a:literal $b:literal $c:literal $d:literal) => {
+            concat!(
+                "vmovdqa64 zmm", $table, ", [{tables} + 64 * ", $row, "]\n",
+                pick!($a, 24, $table, 30), pick!($b, 25, $table, 31),
+                pick!($c, 26, $table, 30), pick!($d, 27, $table, 31),
+            )
+        };
+    }
+    macro_rules! steps {
+        ($($number:literal $sum:tt $name:ident),*) => {{
+            $(let $name: __m512i;)*
+            // SAFETY: reads `steps` tables of each row and indices, as the caller promised, and prefetches, which never faults.
+            unsafe {
+                asm!(
+                    $(concat!("vpxord zmm", $number, ", zmm", $number, ", zmm", $number),)*
+                    ".p2align 6",
+                    "2:",
+                    "vmovdqa64 zmm24, [{indices}]",
+                    "vmovdqa64 zmm25, [{indices} + 64]",
+                    "vmovdqa64 zmm26, [{indices} + 128]",
+                    "vmovdqa64 zmm27, [{indices} + 192]",
+                    row!(0, 28: 0 1 2 3),
+                    row!(1, 29: 4 5 6 7),
+                    row!(2, 28: 8 9 10 11),
+                    row!(3, 29: 12 13 14 15),
+                    row!(4, 28: 16 17 18 19),
+                    row!(5, 29: 20 21 22 23),
+                    "prefetcht0 [{next}]",
+                    "add {next}, 64",
+                    "add {tables}, 384",
+                    "add {indices}, 256",
+                    "dec {steps}",
+                    "jnz 2b",
+                    tables = inout(reg) tables => _,
+                    indices = inout(reg) indices => _,
+                    next = inout(reg) next => _,
+                    steps = inout(reg) steps => _,
+                    $(out($sum) $name,)*
+                    out("zmm24") _, out("zmm25") _, out("zmm26") _, out("zmm27") _,
+                    out("zmm28") _, out("zmm29") _, out("zmm30") _, out("zmm31") _,
+                    options(nostack, readonly)
+                );
+            }
+            [$($name),*]
+        }};
+    }
+    let sums: [__m512i; ROWS * VECTORS] = steps!(
+        0 "zmm0" s0, 1 "zmm1" s1, 2 "zmm2" s2, 3 "zmm3" s3, 4 "zmm4" s4, 5 "zmm5" s5,
+        6 "zmm6" s6, 7 "zmm7" s7, 8 "zmm8" s8, 9 "zmm9" s9, 10 "zmm10" s10, 11 "zmm11" s11,
+        12 "zmm12" s12, 13 "zmm13" s13, 14 "zmm14" s14, 15 "zmm15" s15, 16 "zmm16" s16, 17 "zmm17" s17,
+        18 "zmm18" s18, 19 "zmm19" s19, 20 "zmm20" s20, 21 "zmm21" s21, 22 "zmm22" s22, 23 "zmm23" s23
+    );
+    let mut tile = [[_mm512_setzero_si512(); VECTORS]; ROWS];
+    for (row, sums) in tile.iter_mut().zip(sums.as_chunks::<VECTORS>().0) {
+        *row = *sums;
+    }
+    tile
+}
