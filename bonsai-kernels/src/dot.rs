@@ -1,6 +1,8 @@
 //! The inner product that attention and convolution are made of: a few rows times a narrow panel, with factors in one
 //! of several number formats and sums that never lose what the factors held.
 
+use std::hint::black_box;
+
 use crate::Cpu;
 use crate::aligned::Element;
 use crate::gemm::ActivationPrecision;
@@ -178,12 +180,18 @@ impl Extent {
         let (blocks, tail) = x.as_chunks::<16>();
         let (mut largest, mut squares) = ([0u32; 16], [0.0f64; 16]);
         for block in blocks {
+            // an opaque address: the compiler would gather lanes of several blocks
+            let block = black_box(block);
             for i in 0..16 {
                 largest[i] = largest[i].max(block[i].to_bits() & 0x7fff_ffff);
+            }
+            for i in 0..16 {
                 squares[i] += f64::from(block[i]) * f64::from(block[i]);
             }
         }
-        // by halves, so that lanes are combined at once
+        // by halves, so that lanes are combined at once; through memory, since the compiler would spread the halves over what
+        // made the lanes, and leave it without long vectors
+        (largest, squares) = black_box((largest, squares));
         for half in [8, 4, 2, 1] {
             for i in 0..half {
                 largest[i] = largest[i].max(largest[i + half]);

@@ -26,6 +26,8 @@ pub(crate) trait Products: Copy + Send + Sync + 'static {
     const DEPTH: usize;
     /// Whether digits have a sign.
     const SIGNED: bool;
+    /// Whether blocks of a row have scales of their own; else those of rows are 1.
+    const BLOCK_SCALES: bool;
     /// Product `j` of a word of digits with an activation.
     fn product(x: Self::Row, digits: u32, j: usize) -> i32;
 }
@@ -38,6 +40,7 @@ impl Products for Pairs {
     type Row = i16;
     const DEPTH: usize = 2;
     const SIGNED: bool = true;
+    const BLOCK_SCALES: bool = false;
 
     #[inline(always)]
     fn product(x: i16, digits: u32, j: usize) -> i32 {
@@ -53,6 +56,7 @@ impl Products for Bytes {
     type Row = i8;
     const DEPTH: usize = 4;
     const SIGNED: bool = false;
+    const BLOCK_SCALES: bool = true;
 
     #[inline(always)]
     fn product(x: i8, digits: u32, j: usize) -> i32 {

@@ -23,6 +23,28 @@ pub trait Token: Copy + Send + Sync + 'static {
     /// Runs `body` compiled with these instructions. The body and what it calls must be inlined into it, so it
     /// consists of one call of an `#[inline(always)]` function.
     fn run<R>(self, body: impl FnOnce() -> R) -> R;
+    /// The sum of all lanes, by halves.
+    #[inline(always)]
+    fn sum(self, lanes: [f32; 16]) -> f32 {
+        halved(lanes, |a, b| a + b)
+    }
+    /// The largest lane, where none is NaN.
+    #[inline(always)]
+    fn largest(self, lanes: [f32; 16]) -> f32 {
+        halved(lanes, |a, b| if b > a { b } else { a })
+    }
+}
+
+/// Combines lanes, by halves.
+#[inline(always)]
+fn halved(mut lanes: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        let (low, high) = lanes.split_at_mut(half);
+        for (a, b) in low.iter_mut().zip(high) {
+            *a = f(*a, *b);
+        }
+    }
+    lanes[0]
 }
 
 /// A piece of work with what it needs.
@@ -53,7 +75,7 @@ impl Token for Portable {
 macro_rules! token {
     (
         $(#[$doc:meta])* $arch:literal, $token:ident, $name:literal, $detect:ident, $($feature:tt),+
-        $(; $also:expr)?
+        $(; $also:expr)? $(=> |$lanes:ident| $sum:expr, $largest:expr)?
     ) => {
         $(#[$doc])*
         #[cfg(target_arch = $arch)]
@@ -94,6 +116,16 @@ macro_rules! token {
                     enabled(body)
                 }
             }
+            $(
+                #[inline(always)]
+                fn sum(self, $lanes: [f32; 16]) -> f32 {
+                    $sum(self)
+                }
+                #[inline(always)]
+                fn largest(self, $lanes: [f32; 16]) -> f32 {
+                    $largest(self)
+                }
+            )?
         }
     };
 }
@@ -123,24 +155,28 @@ token!(
     /// AVX-512 F, BW, DQ and VL.
     "x86_64", Avx512, "avx512", is_x86_feature_detected,
     "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"
+    => |lanes| |t: Self| t.sum_lanes(lanes), |t: Self| t.largest_lane(lanes)
 );
 token!(
     /// AVX-512 with products of bytes (VNNI), byte permutations (VBMI) and popcounts.
     "x86_64", Avx512Vnni, "avx512vnni", is_x86_feature_detected,
     "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
     "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"
+    => |lanes| |t: Self| t.lower().sum_lanes(lanes), |t: Self| t.lower().largest_lane(lanes)
 );
 token!(
     /// The same with dot products of bf16.
     "x86_64", Avx512Bf16, "avx512bf16", is_x86_feature_detected,
     "avx512bf16", "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
     "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"
+    => |lanes| |t: Self| t.lower().lower().sum_lanes(lanes), |t: Self| t.lower().lower().largest_lane(lanes)
 );
 token!(
     /// The same with products of tiles (AMX) of bytes and of bf16, which the operating system lets this process use.
     "x86_64", Amx, "amx", is_x86_feature_detected,
     "avx512bf16", "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
     "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"; crate::x86_64::amx::permitted()
+    => |lanes| |t: Self| t.lower().lower().lower().sum_lanes(lanes), |t: Self| t.lower().lower().lower().largest_lane(lanes)
 );
 includes!("x86_64", AvxVnni => Avx2);
 includes!("x86_64", Avx512 => Avx2);

@@ -14,3 +14,12 @@ pub(crate) fn prefetch(bytes: &[u8], offset: usize) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (bytes, offset);
 }
+
+/// The same for all lines of these values.
+#[inline(always)]
+pub(crate) fn prefetch_all(values: &[f32]) {
+    const LINE: usize = 16;
+    for i in (0..values.len()).step_by(LINE) {
+        prefetch(bytemuck::must_cast_slice(values), i * size_of::<f32>());
+    }
+}

@@ -37,11 +37,11 @@ pub enum Mask<'a> {
 }
 
 /// Keys of one block.
-const KEYS: usize = 128;
+const KEYS: usize = 256;
 /// Bytes that the panels of those heads should take that are laid out at one time.
 const PANEL_BYTES: usize = 8 << 20;
 /// Queries of one task, fewer where that would leave threads without work.
-const QUERIES_PER_TASK: usize = 384;
+const QUERIES_PER_TASK: usize = 192;
 const MIN_TASKS: usize = 64;
 const MIN_QUERIES_PER_TASK: usize = 48;
 

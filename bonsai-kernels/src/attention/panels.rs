@@ -4,6 +4,7 @@ use super::KEYS;
 use crate::aligned::AlignedBuf;
 use crate::dot::{DotTile, LARGEST_SCALE, MAX_WIDTH, Number, PackRow};
 use crate::isa::Work;
+use crate::prefetch::prefetch_all;
 use crate::rows::row_of;
 
 /// Where keys and values of one block of [`KEYS`] keys stand: for each panel of keys `[words][width]`, then for each
@@ -68,6 +69,9 @@ pub(super) fn probability_scale(largest: f32, sum: f32) -> f32 {
     if sum.is_nan() { sum } else { scale.min(LARGEST_SCALE) }
 }
 
+/// Rows that are asked for before they are packed.
+pub(super) const AHEAD: usize = 6;
+
 /// Where a block of keys and values comes from, and room for one panel of keys.
 pub(super) struct Source<'a, W> {
     /// `[keys, heads * dim]`
@@ -96,6 +100,13 @@ pub(super) fn pack_block<N: Number, T: DotTile<N>>(
     for (i, panel) in key_part.chunks_exact_mut(width * words).enumerate() {
         for (lane, out) in rows.chunks_exact_mut(words).take(width).enumerate() {
             let key = i * width + lane;
+            // rows are far apart, so that the CPU does not guess which lines come next
+            if key + AHEAD < keys {
+                prefetch_all(&row_of(k, first + key + AHEAD)[column..column + layout.dim]);
+            }
+            if key < keys {
+                prefetch_all(&row_of(v, first + key)[column..column + layout.dim]);
+            }
             let x = if key < keys { &row_of(k, first + key)[column..column + layout.dim] } else { &[][..] };
             key_units[key] = t.work(PackRow::<N> { x, out });
         }

@@ -1,7 +1,5 @@
 //! The streaming softmax: a row of scores arrives in blocks, and no block waits for the next.
 
-use std::marker::PhantomData;
-
 use super::KEYS;
 use super::panels::probability_scale;
 use crate::dot::{Number, pack_row};
@@ -13,7 +11,7 @@ pub(super) const ROWS: usize = 16;
 /// A block of scores becomes probabilities, for up to [`ROWS`] rows: `2^(score - maximum)`, with the running maximum
 /// and total of each row brought up to date.
 pub(super) struct SoftmaxStep<'a, N: Number, T> {
-    pub(super) token: PhantomData<T>,
+    pub(super) token: T,
     /// `[rows][KEYS]`
     pub(super) scores: &'a mut [f32],
     /// The probabilities, `[rows][words]`, each row multiplied with a scale of its own where the format wants it.
@@ -26,18 +24,6 @@ pub(super) struct SoftmaxStep<'a, N: Number, T> {
     pub(super) keep: &'a mut [f32],
     /// The inverse of the scale.
     pub(super) units: &'a mut [f32],
-}
-
-/// Combines the lanes, by halves.
-#[inline(always)]
-fn reduce(mut lanes: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
-    for half in [8, 4, 2, 1] {
-        let (low, high) = lanes.split_at_mut(half);
-        for (a, b) in low.iter_mut().zip(high) {
-            *a = f(*a, *b);
-        }
-    }
-    lanes[0]
 }
 
 /// The larger one; NaN is passed over.
@@ -61,7 +47,7 @@ impl<N: Number, T: Token> Work for SoftmaxStep<'_, N, T> {
                     *lane = larger(*lane, *score);
                 }
             }
-            *of_block = reduce(lanes, larger);
+            *of_block = self.token.largest(lanes);
         }
         let (mut new, mut keep, mut largest) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
         for i in 0..ROWS {
@@ -83,7 +69,7 @@ impl<N: Number, T: Token> Work for SoftmaxStep<'_, N, T> {
                     *lane += p;
                 }
             }
-            *sum = reduce(lanes, |a, b| a + b);
+            *sum = self.token.sum(lanes);
         }
         let (mut scales, mut units) = ([1.0; ROWS], [1.0; ROWS]);
         if N::SCALED {
@@ -122,7 +108,7 @@ mod tests {
             let (mut keep, mut units) = ([0.0; 2], [0.0; 2]);
             let mut words = vec![N::word(0.0, 0.0); 2 * KEYS];
             token.work(SoftmaxStep::<N, _> {
-                token: PhantomData::<T>,
+                token,
                 scores: &mut scores,
                 words: &mut words,
                 maxima: &mut maxima,

@@ -1,14 +1,13 @@
-use std::marker::PhantomData;
-
 use ndarray::ArrayViewMut2;
 
-use super::panels::Layout;
+use super::panels::{AHEAD, Layout};
 use super::softmax::{ROWS, SoftmaxStep};
 use super::{KEYS, Mask};
 use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::dot::{DEPTH, Dot, DotTile, MAX_MR, Number, PackRow};
 use crate::error::Result;
+use crate::prefetch::prefetch_all;
 
 /// What one thread needs for a block of queries.
 pub(super) struct Scratch<N: Number> {
@@ -111,6 +110,9 @@ impl Queries<'_> {
         let of_scores = std::f32::consts::LOG2_E / (layout.dim as f32).sqrt();
         let words = scratch.queries.chunks_exact_mut(layout.words + ROW_PADDING);
         for (i, (words, unit)) in words.zip(&mut scratch.units).take(rows).enumerate() {
+            if i + AHEAD < rows {
+                prefetch_all(query(i + AHEAD));
+            }
             let row = PackRow::<N> { x: query(i), out: &mut words[..layout.words] };
             *unit = t.work(row) * of_scores;
         }
@@ -174,7 +176,7 @@ impl Queries<'_> {
                 self.hide(row, query, first_key);
             }
             t.work(SoftmaxStep::<N, T> {
-                token: PhantomData,
+                token: t,
                 scores,
                 words: &mut scratch.probabilities[group.start * words..group.end * words],
                 maxima: &mut scratch.maxima[group.clone()],

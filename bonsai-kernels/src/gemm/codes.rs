@@ -21,8 +21,10 @@ pub(crate) trait Codes: Sync {
     fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]);
     /// The biases likewise, where there are any.
     fn gather_biases(&self, first_row: usize, group: usize, out: &mut [f32]);
-    /// The packed codes of one row; none beyond the last row.
-    fn row_codes(&self, row: usize) -> &[u8];
+    /// The packed codes of all rows, each from a whole byte on.
+    fn codes(&self) -> &[u8];
+    /// Inputs.
+    fn cols(&self) -> usize;
 
     /// Inputs whose products are summed as integers: of one group, and of one block of quantised activations.
     fn depth(&self) -> usize {
@@ -68,10 +70,13 @@ pub(crate) fn fetch_words<W: Codes>(
     first_word: usize,
     words: &mut [[u32; LANES]],
 ) {
+    let all = weights.codes();
+    let row_bytes = (weights.cols() * W::BITS).div_ceil(8);
     for lane in 0..LANES {
-        let row = weights.row_codes(first_row + lane);
+        let start = (first_row + lane) * row_bytes;
+        let row = all.get(start..start + row_bytes).unwrap_or(&[]);
         // rows are far apart, so that the CPU does not guess which lines come next
-        prefetch(weights.row_codes(first_row + lane + AHEAD), 4 * first_word);
+        prefetch(all, start + AHEAD * row_bytes + 4 * first_word);
         match row.get(4 * first_word..4 * (first_word + words.len())) {
             Some(bytes) => {
                 for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -106,8 +111,12 @@ macro_rules! codes {
                 $gather_biases(self, first_row, group, out);
             }
             #[inline(always)]
-            fn row_codes(&self, row: usize) -> &[u8] {
-                self.row_codes(row)
+            fn codes(&self) -> &[u8] {
+                self.codes()
+            }
+            #[inline(always)]
+            fn cols(&self) -> usize {
+                self.cols()
             }
         }
     };

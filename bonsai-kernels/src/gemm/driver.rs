@@ -15,6 +15,43 @@ use crate::isa::{Isa, Token, dispatch};
 /// Prepared rows are padded to a multiple of this, which every kernel's tile divides.
 const ROW_MULTIPLE: usize = 96;
 
+/// What a kernel's time depends on, for the choice of tasks.
+pub(super) struct Blocking {
+    /// The most rows and columns of a task.
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// Rows and columns of a tile.
+    pub(super) tile: (usize, usize),
+    /// Laying out weights takes as long as multiplying so many rows.
+    pub(super) laying_out: usize,
+    /// Preparing rows takes as long as multiplying so many columns.
+    pub(super) building: usize,
+}
+
+impl Blocking {
+    /// Rows and columns of a task, such that all threads are done the soonest.
+    pub(super) fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
+        let (height, width) = self.tile;
+        let fewest = columns.div_ceil(self.columns).max(1);
+        let mut best = (usize::MAX, (rows, columns));
+        for row_parts in rows.div_ceil(self.rows).max(1)..=rows.div_ceil(height).max(1) {
+            let rows_of_task = rows.div_ceil(row_parts).next_multiple_of(height).max(height);
+            // as many tasks as threads, or two, or three times as many
+            for rounds in 1..=3 {
+                let column_parts = fewest.max((rounds * threads).div_ceil(row_parts));
+                let columns_of_task = columns.div_ceil(column_parts).next_multiple_of(width).max(width);
+                let tasks = rows.div_ceil(rows_of_task) * columns.div_ceil(columns_of_task);
+                let one = (rows_of_task + self.laying_out) * (columns_of_task + self.building);
+                let time = tasks.div_ceil(threads) * one;
+                if time < best.0 {
+                    best = (time, (rows_of_task, columns_of_task));
+                }
+            }
+        }
+        best.1
+    }
+}
+
 /// Activations in one form, prepared once and shared by all linears that read it.
 pub(crate) struct PreparedRows<F: RowForm> {
     data: AlignedBuf<F::Element>,

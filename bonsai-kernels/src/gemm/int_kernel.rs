@@ -1,6 +1,7 @@
 use std::ops::Range;
 
 use super::codes::{Codes, Meaning, fetch_words};
+use super::driver::Blocking;
 use super::each_code_kind;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::{BLOCK, Int8Rows, Int16Rows, RowForm, SUMMED};
@@ -57,6 +58,7 @@ fn steps<F: IntRows>(depth: usize) -> usize {
 impl<T: IntTile<F::Products>, F: IntRows> Microkernel<Weights> for IntKernel<T, F> {
     const NAME: &'static str = F::METHOD;
     const MR: usize = T::MR;
+    const ROWS: usize = 768;
     const COLUMNS: usize = 1024;
     type Rows = F;
     /// The sum of each row over the inputs, which digits are counted from and biases are multiplied with.
@@ -64,6 +66,17 @@ impl<T: IntTile<F::Products>, F: IntRows> Microkernel<Weights> for IntKernel<T, 
     /// Digits of neighbouring inputs side by side, `Products::DEPTH` in a word; then scales, and biases where there are
     /// any, as bits.
     type Panel = u32;
+
+    fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
+        let kernel = Blocking {
+            rows: Self::ROWS,
+            columns: 3072,
+            tile: (T::MR, self.width(usize::MAX)),
+            laying_out: 32,
+            building: 8,
+        };
+        kernel.task(rows, columns, threads)
+    }
 
     fn depth(self, weights: &Weights) -> usize {
         GROUPS * Meaning::of(weights).depth

@@ -1,5 +1,6 @@
 use std::ops::Range;
 
+use super::driver::Blocking;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::Int16Rows;
 use crate::isa::{Avx512Vnni, Isa, Token, Work};
@@ -83,22 +84,14 @@ impl<W: PermutedWeights> Microkernel<W> for PermuteKernel {
     type Panel = u32;
 
     fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
-        let mut best = (usize::MAX, (rows, columns));
-        let fewest = columns.div_ceil(<Self as Microkernel<W>>::COLUMNS).max(1);
-        let rows_of = |parts: usize| rows.div_ceil(parts).next_multiple_of(ROWS);
-        for row_parts in rows.div_ceil(<Self as Microkernel<W>>::ROWS).max(1)..=rows.div_ceil(ROWS).max(1) {
-            // as many tasks as threads, or two, or three times as many
-            for rounds in 1..=3 {
-                let column_parts = fewest.max((rounds * threads).div_ceil(row_parts));
-                let task = (rows_of(row_parts), columns.div_ceil(column_parts).next_multiple_of(WIDTH));
-                let tasks = rows.div_ceil(task.0.max(1)) * columns.div_ceil(task.1.max(1));
-                let time = tasks.div_ceil(threads) * (task.0 + LAYING_OUT) * (task.1 + BUILDING);
-                if time < best.0 {
-                    best = (time, task);
-                }
-            }
-        }
-        best.1
+        let kernel = Blocking {
+            rows: <Self as Microkernel<W>>::ROWS,
+            columns: <Self as Microkernel<W>>::COLUMNS,
+            tile: (ROWS, WIDTH),
+            laying_out: LAYING_OUT,
+            building: BUILDING,
+        };
+        kernel.task(rows, columns, threads)
     }
 
     fn depth(self, _: &W) -> usize {

@@ -127,7 +127,7 @@ macro_rules! grouped_shape {
         }
 
         /// The packed codes of all rows, one behind the other.
-        #[cfg(target_arch = "x86_64")]
+        #[inline]
         pub(crate) fn codes(&self) -> &[u8] {
             self.$($field).+.codes.as_slice()
         }

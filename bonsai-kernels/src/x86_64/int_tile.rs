@@ -233,27 +233,42 @@ macro_rules! int_tile {
                 }
                 // SAFETY: scales stand behind the digits, biases behind the scales.
                 let scales = unsafe { digits.add(block.steps * NV * $lanes).cast::<f32>() };
-                for (m, sums) in sums.iter().enumerate() {
-                    let row_scale = $splat_float(block.row_scales[m]);
-                    for (n, &sum) in sums.iter().enumerate() {
-                        // SAFETY: as above.
-                        unsafe {
-                            let at = acc.add((m * NV + n) * $lanes);
-                            let scale = $mul($load_floats(scales.add(n * $lanes)), row_scale);
-                            $store_floats(at, $fma($float(sum), scale, $load_floats(at)));
-                        }
+                // SAFETY: as the caller promised.
+                unsafe {
+                    if block.biased {
+                        scale_sums::<P, NV, true>(block, &sums, scales, acc);
+                    } else {
+                        scale_sums::<P, NV, false>(block, &sums, scales, acc);
                     }
                 }
-                if block.biased {
-                    for m in 0..MR {
-                        let factor = $splat_float(block.row_sums[m] as f32 * block.row_scales[m]);
-                        for n in 0..NV {
-                            // SAFETY: as above.
-                            unsafe {
-                                let at = acc.add((m * NV + n) * $lanes);
-                                let bias = $load_floats(scales.add((NV + n) * $lanes));
-                                $store_floats(at, $fma(factor, bias, $load_floats(at)));
+            }
+
+            /// # Safety
+            /// `scales` begins those of `NV` vectors, with biases behind them if there are any; `acc` holds the tile.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn scale_sums<P: Dot<$token, $vector>, const NV: usize, const BIASED: bool>(
+                block: &IntBlock<'_, P::Row>,
+                sums: &[[$vector; NV]; MR],
+                scales: *const f32,
+                acc: *mut f32,
+            ) {
+                for (m, sums) in sums.iter().enumerate() {
+                    let row_scale = block.row_scales[m];
+                    let factor = $splat_float(block.row_sums[m] as f32 * row_scale);
+                    for (n, &sum) in sums.iter().enumerate() {
+                        // SAFETY: as the caller promised.
+                        unsafe {
+                            let at = acc.add((m * NV + n) * $lanes);
+                            let mut scale = $load_floats(scales.add(n * $lanes));
+                            if P::BLOCK_SCALES {
+                                scale = $mul(scale, $splat_float(row_scale));
                             }
+                            let mut sum = $fma($float(sum), scale, $load_floats(at));
+                            if BIASED {
+                                sum = $fma(factor, $load_floats(scales.add((NV + n) * $lanes)), sum);
+                            }
+                            $store_floats(at, sum);
                         }
                     }
                 }

@@ -5,6 +5,7 @@ mod amx_dot;
 mod bit_tile;
 mod dot;
 mod int_tile;
+mod lanes;
 pub(crate) mod nibble;
 pub(crate) mod permute;
 pub(crate) mod sign_dot;

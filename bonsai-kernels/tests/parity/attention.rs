@@ -12,7 +12,7 @@ fn attention_bound(precision: DotPrecision, keys: usize, dim: usize) -> f64 {
     // f32: a score is off by (dim + 3) u sqrt(dim) at most, and by its own rounding in base 2; exp by 2 ULP, sums over
     // the keys, rescaling by 2 ULP at each block
     let of_f32_scores = UNIT * (n + 6.0) * n.sqrt();
-    let of_f32 = UNIT * (6.0 + 2.0 * keys as f64 + 6.0 * keys.div_ceil(128) as f64);
+    let of_f32 = UNIT * (6.0 + 2.0 * keys as f64 + 6.0 * keys.div_ceil(256) as f64);
     let coarse_exp = 2.0 * 2f64.powf(-17.9);
     let (scores, rest) = match precision {
         DotPrecision::F32 => (0.0, 0.0),
@@ -21,11 +21,11 @@ fn attention_bound(precision: DotPrecision, keys: usize, dim: usize) -> f64 {
             (2.0 * BF16_UNIT + BF16_UNIT * BF16_UNIT) * n.sqrt(),
             2.0 * BF16_UNIT + BF16_UNIT * BF16_UNIT + coarse_exp,
         ),
-        // q and k are multiples of a unit, off by half of it in each of `dim` places; 128 probabilities of a block by
+        // q and k are multiples of a unit, off by half of it in each of `dim` places; 256 probabilities of a block by
         // half a unit each, which is at most 1/32767 of their sum; values by half of 1/8191 of the largest
         DotPrecision::Int16 => {
             let unit = (n.sqrt() / 46_000.0).max(1.0 / 32_767.0);
-            ((unit * n + 0.25 * unit * unit * n) / n.sqrt(), 64.0 / 32_767.0 + 0.5 / 8191.0 + coarse_exp)
+            ((unit * n + 0.25 * unit * unit * n) / n.sqrt(), 128.0 / 32_767.0 + 0.5 / 8191.0 + coarse_exp)
         }
         other => panic!("no bound for {other:?}"),
     };
@@ -83,7 +83,7 @@ fn attention_stays_inside_its_bound() {
 #[test]
 fn sixteen_bit_sums_do_not_overflow() {
     // rows that reach the limits: one value alone, all values alike, alternating signs; and probabilities likewise
-    let (queries, keys, dim) = (9, 260, 384);
+    let (queries, keys, dim) = (9, 516, 384);
     let heads = Heads { query: 1, key_value: 1, dim };
     let row = |kind: usize, c: usize| match kind {
         0 => f32::from(u8::from(c == 5)),
@@ -94,12 +94,12 @@ fn sixteen_bit_sums_do_not_overflow() {
     };
     for kind in 0..5 {
         let q = Array2::from_shape_fn((queries, dim), |(i, c)| [1.0, -1.0][i % 2] * row(kind, c));
-        for peak in [0, 1, 100, 255] {
+        for peak in [0, 1, 100, 511] {
             // `peak` keys that look like the queries, the others orthogonal or opposite
             let k = Array2::from_shape_fn((keys, dim), |(j, c)| {
                 row(kind, c) * [-1.0, 1.0][usize::from(j < peak)]
             });
-            let v = Array2::from_shape_fn((keys, dim), |(j, c)| [1.0, -1.0, 1.0][(j / 128 + c) % 3]);
+            let v = Array2::from_shape_fn((keys, dim), |(j, c)| [1.0, -1.0, 1.0][(j / 256 + c) % 3]);
             let want = attention::reference(q.view(), k.view(), v.view(), heads, Mask::None);
             for (isa, precision) in dots() {
                 let mut got = Array2::zeros(q.dim());
