@@ -1,8 +1,6 @@
 //! The inner product that attention and convolution are made of: a few rows times a narrow panel, with factors in one
 //! of several number formats and sums that never lose what the factors held.
 
-use std::hint::black_box;
-
 use crate::Cpu;
 use crate::aligned::Element;
 use crate::gemm::ActivationPrecision;
@@ -176,29 +174,10 @@ pub(crate) struct Extent {
 impl Extent {
     /// Of these values.
     #[inline(always)]
-    pub(crate) fn of(x: &[f32]) -> Self {
+    pub(crate) fn of<T: Token>(t: T, x: &[f32]) -> Self {
         let (blocks, tail) = x.as_chunks::<16>();
-        let (mut largest, mut squares) = ([0u32; 16], [0.0f64; 16]);
-        for block in blocks {
-            // an opaque address: the compiler would gather lanes of several blocks
-            let block = black_box(block);
-            for i in 0..16 {
-                largest[i] = largest[i].max(block[i].to_bits() & 0x7fff_ffff);
-            }
-            for i in 0..16 {
-                squares[i] += f64::from(block[i]) * f64::from(block[i]);
-            }
-        }
-        // by halves, so that lanes are combined at once; through memory, since the compiler would spread the halves over what
-        // made the lanes, and leave it without long vectors
-        (largest, squares) = black_box((largest, squares));
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                largest[i] = largest[i].max(largest[i + half]);
-                squares[i] += squares[i + half];
-            }
-        }
-        let mut all = Self { largest: largest[0], squares: squares[0] };
+        let (largest, squares) = t.extent(blocks);
+        let mut all = Self { largest, squares };
         for v in tail {
             all = all.with(*v);
         }
@@ -252,17 +231,18 @@ pub(crate) fn pack_row<N: Number>(x: &[f32], scale: f32, out: &mut [N::Word]) {
 }
 
 /// A row with a scale of its own, where the format wants one; the output is the inverse of that scale.
-pub(crate) struct PackRow<'a, N: Number> {
+pub(crate) struct PackRow<'a, N: Number, T> {
+    pub(crate) token: T,
     pub(crate) x: &'a [f32],
     pub(crate) out: &'a mut [N::Word],
 }
 
-impl<N: Number> Work for PackRow<'_, N> {
+impl<N: Number, T: Token> Work for PackRow<'_, N, T> {
     type Output = f32;
 
     #[inline(always)]
     fn work(self) -> f32 {
-        let (scale, unit) = if N::SCALED { Extent::of(self.x).scale() } else { (1.0, 1.0) };
+        let (scale, unit) = if N::SCALED { Extent::of(self.token, self.x).scale() } else { (1.0, 1.0) };
         pack_row::<N>(self.x, scale, self.out);
         unit
     }
@@ -384,6 +364,7 @@ pub(crate) use with_dots;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::Portable;
 
     /// Values on a grid of all formats, so that every precision must be exact: small integers.
     fn grid(n: usize, seed: usize) -> Vec<f32> {
@@ -445,7 +426,7 @@ mod tests {
     fn largest_sum<T: DotTile<Int16>>(t: T) -> (f32, f64) {
         // all values alike: the largest norm, spread as evenly as can be
         let (x, width) = (vec![3.0f32; 2 * DEPTH], T::WIDTHS[0]);
-        let (scale, unit) = Extent::of(&x).scale();
+        let (scale, unit) = Extent::of(Portable, &x).scale();
         let mut row = vec![0u32; DEPTH];
         pack_row::<Int16>(&x, scale, &mut row);
         let panel: Vec<u32> = row.iter().flat_map(|&w| std::iter::repeat_n(w, width)).collect();
@@ -500,11 +481,11 @@ mod tests {
 
     #[test]
     fn scales_of_odd_vectors() {
-        assert_eq!(Extent::of(&[0.0; 40]).scale(), (0.0, 0.0));
-        let (scale, unit) = Extent::of(&[0.0, 2.0, 0.0]).scale();
+        assert_eq!(Extent::of(Portable, &[0.0; 40]).scale(), (0.0, 0.0));
+        let (scale, unit) = Extent::of(Portable, &[0.0, 2.0, 0.0]).scale();
         assert!((scale - 32_767.0 / 2.0).abs() < 0.01 && unit > 0.0);
-        assert!(Extent::of(&[1.0, f32::NAN]).scale().1.is_nan());
-        assert_eq!(Extent::of(&[1.0, f32::INFINITY]).scale(), (0.0, f32::INFINITY));
-        assert_eq!(Extent::of(&[1e-40]).scale().0, LARGEST_SCALE);
+        assert!(Extent::of(Portable, &[1.0, f32::NAN]).scale().1.is_nan());
+        assert_eq!(Extent::of(Portable, &[1.0, f32::INFINITY]).scale(), (0.0, f32::INFINITY));
+        assert_eq!(Extent::of(Portable, &[1e-40]).scale().0, LARGEST_SCALE);
     }
 }

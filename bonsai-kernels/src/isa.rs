@@ -33,11 +33,23 @@ pub trait Token: Copy + Send + Sync + 'static {
     fn largest(self, lanes: [f32; 16]) -> f32 {
         halved(lanes, |a, b| if b > a { b } else { a })
     }
+    /// The bits of the largest magnitude, for which NaN is the largest of all, and the sum of squares.
+    #[inline(always)]
+    fn extent(self, blocks: &[[f32; 16]]) -> (u32, f64) {
+        let (mut largest, mut squares) = ([0u32; 16], [0.0f64; 16]);
+        for block in blocks {
+            for i in 0..16 {
+                largest[i] = largest[i].max(block[i].to_bits() & 0x7fff_ffff);
+                squares[i] += f64::from(block[i]) * f64::from(block[i]);
+            }
+        }
+        (halved(largest, u32::max), halved(squares, |a, b| a + b))
+    }
 }
 
 /// Combines lanes, by halves.
 #[inline(always)]
-fn halved(mut lanes: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
+fn halved<N: Copy>(mut lanes: [N; 16], f: impl Fn(N, N) -> N) -> N {
     for half in [8, 4, 2, 1] {
         let (low, high) = lanes.split_at_mut(half);
         for (a, b) in low.iter_mut().zip(high) {
@@ -75,7 +87,7 @@ impl Token for Portable {
 macro_rules! token {
     (
         $(#[$doc:meta])* $arch:literal, $token:ident, $name:literal, $detect:ident, $($feature:tt),+
-        $(; $also:expr)? $(=> |$lanes:ident| $sum:expr, $largest:expr)?
+        $(; $also:expr)? $(=> $long:expr)?
     ) => {
         $(#[$doc])*
         #[cfg(target_arch = $arch)]
@@ -118,12 +130,16 @@ macro_rules! token {
             }
             $(
                 #[inline(always)]
-                fn sum(self, $lanes: [f32; 16]) -> f32 {
-                    $sum(self)
+                fn sum(self, lanes: [f32; 16]) -> f32 {
+                    $long(self).sum_lanes(lanes)
                 }
                 #[inline(always)]
-                fn largest(self, $lanes: [f32; 16]) -> f32 {
-                    $largest(self)
+                fn largest(self, lanes: [f32; 16]) -> f32 {
+                    $long(self).largest_lane(lanes)
+                }
+                #[inline(always)]
+                fn extent(self, blocks: &[[f32; 16]]) -> (u32, f64) {
+                    $long(self).extent_of(blocks)
                 }
             )?
         }
@@ -155,28 +171,28 @@ token!(
     /// AVX-512 F, BW, DQ and VL.
     "x86_64", Avx512, "avx512", is_x86_feature_detected,
     "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"
-    => |lanes| |t: Self| t.sum_lanes(lanes), |t: Self| t.largest_lane(lanes)
+    => |t: Self| t
 );
 token!(
     /// AVX-512 with products of bytes (VNNI), byte permutations (VBMI) and popcounts.
     "x86_64", Avx512Vnni, "avx512vnni", is_x86_feature_detected,
     "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
     "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"
-    => |lanes| |t: Self| t.lower().sum_lanes(lanes), |t: Self| t.lower().largest_lane(lanes)
+    => |t: Self| t.lower()
 );
 token!(
     /// The same with dot products of bf16.
     "x86_64", Avx512Bf16, "avx512bf16", is_x86_feature_detected,
     "avx512bf16", "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
     "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"
-    => |lanes| |t: Self| t.lower().lower().sum_lanes(lanes), |t: Self| t.lower().lower().largest_lane(lanes)
+    => |t: Self| t.lower().lower()
 );
 token!(
     /// The same with products of tiles (AMX) of bytes and of bf16, which the operating system lets this process use.
     "x86_64", Amx, "amx", is_x86_feature_detected,
     "avx512bf16", "avx512vnni", "avx512vbmi", "avx512vbmi2", "avx512vpopcntdq", "avx512bitalg",
     "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "bmi2", "fma", "f16c"; crate::x86_64::amx::permitted()
-    => |lanes| |t: Self| t.lower().lower().lower().sum_lanes(lanes), |t: Self| t.lower().lower().lower().largest_lane(lanes)
+    => |t: Self| t.lower().lower().lower()
 );
 includes!("x86_64", AvxVnni => Avx2);
 includes!("x86_64", Avx512 => Avx2);

@@ -108,7 +108,7 @@ pub(super) fn pack_block<N: Number, T: DotTile<N>>(
                 prefetch_all(&row_of(v, first + key)[column..column + layout.dim]);
             }
             let x = if key < keys { &row_of(k, first + key)[column..column + layout.dim] } else { &[][..] };
-            key_units[key] = t.work(PackRow::<N> { x, out });
+            key_units[key] = t.work(PackRow::<N, _> { token: t, x, out });
         }
         t.work(Transpose { rows, words, panel, width });
     }

@@ -113,7 +113,7 @@ impl Queries<'_> {
             if i + AHEAD < rows {
                 prefetch_all(query(i + AHEAD));
             }
-            let row = PackRow::<N> { x: query(i), out: &mut words[..layout.words] };
+            let row = PackRow::<N, _> { token: t, x: query(i), out: &mut words[..layout.words] };
             *unit = t.work(row) * of_scores;
         }
     }

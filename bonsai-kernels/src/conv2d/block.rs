@@ -216,7 +216,7 @@ impl<N: Number, T: Token> Work for LoadPixel<'_, N, T> {
         if N::SCALED {
             let mut extent = Extent::default();
             for block in &shape.channel_blocks {
-                extent = extent.join(Extent::of(of_block(block)));
+                extent = extent.join(Extent::of(token, of_block(block)));
             }
             (scale, unit) = extent.scale();
         }

@@ -7,13 +7,17 @@ use crate::dot::{Bf16, Dot, DotTile, F32, Int16};
 use crate::isa::{Avx2, Avx512, Avx512Bf16, Avx512Vnni, AvxVnni};
 
 const MR: usize = 6;
+/// What becomes of earlier sums: nothing is kept, a part of some, or all.
+const NONE: u8 = 0;
+const SOME: u8 = 1;
+const ALL: u8 = 2;
 
 /// The same tile for vectors of `$lanes` words. `$multiply` adds the products of a broadcast word and a vector of
 /// words to a vector of sums, `$to_f32` makes floats of those sums.
 macro_rules! dot_tile {
     (
-        $token:ty, $number:ty, $tile:ident, $features:literal, $word:ty, $lanes:literal, [$($vectors:literal),+],
-        $load:expr, $splat:expr, $zero:expr, $multiply:expr, $to_f32:expr,
+        $token:ty, $number:ty, $tile:ident, $module:ident, $features:literal, $word:ty, $lanes:literal, [$($vectors:literal),+],
+        $load:expr, $splat:expr, $zero:expr, $sum:ty, $multiply:expr, $to_f32:expr,
         [$splat_f32:ident, $load_f32:ident, $store_f32:ident, $mul:ident, $fma:ident]
     ) => {
         impl DotTile<$number> for $token {
@@ -55,18 +59,46 @@ macro_rules! dot_tile {
                     }
                 }
             }
-            for (m, acc) in acc.iter().enumerate() {
-                let (keep, row) = (dot.keep[m], $splat_f32(dot.row[m]));
-                for (n, &acc) in acc.iter().enumerate() {
-                    // SAFETY: as above.
-                    unsafe {
-                        let at = sums.add(m * stride + n * $lanes);
-                        let scale = $mul(row, $load_f32(dot.column.as_ptr().add(n * $lanes)));
-                        let mut sum = $mul($to_f32(acc), scale);
-                        if keep != 0.0 {
-                            sum = $fma($splat_f32(keep), $load_f32(at), sum);
+            // SAFETY: as the caller promised.
+            unsafe {
+                match dot.keep {
+                    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0] => $module::store::<NV, NONE>(dot, &acc, sums, stride),
+                    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0] => $module::store::<NV, ALL>(dot, &acc, sums, stride),
+                    _ => $module::store::<NV, SOME>(dot, &acc, sums, stride),
+                }
+            }
+        }
+
+        mod $module {
+            use super::*;
+
+            /// # Safety
+            /// As the tile's.
+            #[inline]
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn store<const NV: usize, const KEEP: u8>(
+                dot: &Dot<'_, $word>,
+                acc: &[[$sum; NV]; MR],
+                sums: *mut f32,
+                stride: usize,
+            ) {
+                for (m, acc) in acc.iter().enumerate() {
+                    let (keep, row) = (dot.keep[m], $splat_f32(dot.row[m]));
+                    for (n, &acc) in acc.iter().enumerate() {
+                        // SAFETY: as above.
+                        unsafe {
+                            let at = sums.add(m * stride + n * $lanes);
+                            let scale = $mul(row, $load_f32(dot.column.as_ptr().add(n * $lanes)));
+                            let sum = match KEEP {
+                                NONE => $mul($to_f32(acc), scale),
+                                ALL => $fma($to_f32(acc), scale, $load_f32(at)),
+                                // as above, whatever rows share the tile
+                                _ if keep == 0.0 => $mul($to_f32(acc), scale),
+                                _ if keep == 1.0 => $fma($to_f32(acc), scale, $load_f32(at)),
+                                _ => $fma($splat_f32(keep), $load_f32(at), $mul($to_f32(acc), scale)),
+                            };
+                            $store_f32(at, sum);
                         }
-                        $store_f32(at, sum);
                     }
                 }
             }
@@ -78,6 +110,7 @@ dot_tile!(
     Avx2,
     F32,
     f32_avx2,
+    of_f32_avx2,
     "avx2,fma",
     f32,
     8,
@@ -85,6 +118,7 @@ dot_tile!(
     |p| _mm256_loadu_ps(p),
     |x| _mm256_set1_ps(x),
     _mm256_setzero_ps,
+    __m256,
     |acc, x, w| _mm256_fmadd_ps(x, w, acc),
     |acc| acc,
     [_mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_mul_ps, _mm256_fmadd_ps]
@@ -93,6 +127,7 @@ dot_tile!(
     Avx512,
     F32,
     f32_avx512,
+    of_f32_avx512,
     "avx512f",
     f32,
     16,
@@ -100,6 +135,7 @@ dot_tile!(
     |p| _mm512_loadu_ps(p),
     |x| _mm512_set1_ps(x),
     _mm512_setzero_ps,
+    __m512,
     |acc, x, w| _mm512_fmadd_ps(x, w, acc),
     |acc| acc,
     [_mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_mul_ps, _mm512_fmadd_ps]
@@ -108,6 +144,7 @@ dot_tile!(
     Avx2,
     Int16,
     int16_avx2,
+    of_int16_avx2,
     "avx2,fma",
     u32,
     8,
@@ -115,6 +152,7 @@ dot_tile!(
     |p: *const u32| _mm256_loadu_si256(p.cast()),
     |x: u32| _mm256_set1_epi32(x as i32),
     _mm256_setzero_si256,
+    __m256i,
     |acc, x, w| _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)),
     |acc| _mm256_cvtepi32_ps(acc),
     [_mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_mul_ps, _mm256_fmadd_ps]
@@ -123,6 +161,7 @@ dot_tile!(
     AvxVnni,
     Int16,
     int16_avxvnni,
+    of_int16_avxvnni,
     "avx2,fma,avxvnni",
     u32,
     8,
@@ -130,6 +169,7 @@ dot_tile!(
     |p: *const u32| _mm256_loadu_si256(p.cast()),
     |x: u32| _mm256_set1_epi32(x as i32),
     _mm256_setzero_si256,
+    __m256i,
     |acc, x, w| _mm256_dpwssd_avx_epi32(acc, x, w),
     |acc| _mm256_cvtepi32_ps(acc),
     [_mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_mul_ps, _mm256_fmadd_ps]
@@ -138,6 +178,7 @@ dot_tile!(
     Avx512Vnni,
     Int16,
     int16_avx512,
+    of_int16_avx512,
     "avx512f,avx512vnni",
     u32,
     16,
@@ -145,6 +186,7 @@ dot_tile!(
     |p: *const u32| _mm512_loadu_si512(p.cast()),
     |x: u32| _mm512_set1_epi32(x as i32),
     _mm512_setzero_si512,
+    __m512i,
     |acc, x, w| _mm512_dpwssd_epi32(acc, x, w),
     |acc| _mm512_cvtepi32_ps(acc),
     [_mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_mul_ps, _mm512_fmadd_ps]
@@ -153,6 +195,7 @@ dot_tile!(
     Avx512Bf16,
     Bf16,
     bf16_avx512,
+    of_bf16_avx512,
     "avx512f,avx512bf16",
     u32,
     16,
@@ -160,6 +203,7 @@ dot_tile!(
     |p: *const u32| pairs(_mm512_loadu_si512(p.cast())),
     |x: u32| pairs(_mm512_set1_epi32(x as i32)),
     _mm512_setzero_ps,
+    __m512,
     |acc, x, w| _mm512_dpbf16_ps(acc, x, w),
     |acc| acc,
     [_mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_mul_ps, _mm512_fmadd_ps]
