@@ -3,7 +3,7 @@
 use ndarray::Array2;
 
 use crate::SharedBytes;
-use crate::weights::{BinaryWeights, Int4Weights, Scales, TernaryWeights, Weights};
+use crate::weights::{BinaryWeights, FloatType, Int4Weights, Scales, TernaryWeights, Weights};
 
 /// Weights of the model's big linears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,8 +104,10 @@ pub fn test_weights(kind: LinearKind, n: usize, k: usize) -> Weights {
     codes.truncate(kind.bytes(k, n));
     let scales = || {
         let mut state = 3;
-        let value = |state: &mut u64| 0.01 + (next(state) >> 40) as f32 / (1 << 24) as f32 * 0.02;
-        Scales::from_f32(&(0..n * k / group).map(|_| value(&mut state)).collect::<Vec<_>>())
+        // 16-bit floats, as in the released files: from 2^-7 up to 2^-5
+        let bits = |state: &mut u64| 0x2000 + (next(state) >> 53) as u16;
+        let bytes = (0..n * k / group).flat_map(|_| bits(&mut state).to_le_bytes()).collect();
+        Scales::new(SharedBytes::from_vec(bytes), FloatType::F16, 1.0)
     };
     match kind {
         LinearKind::Binary => {

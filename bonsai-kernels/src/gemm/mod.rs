@@ -6,6 +6,8 @@ mod codes;
 mod driver;
 mod epilogue;
 mod f32_kernel;
+#[cfg(target_arch = "x86_64")]
+mod few_permuted;
 mod few_rows;
 #[cfg(target_arch = "x86_64")]
 mod few_signs;
@@ -81,6 +83,16 @@ impl<'a> Activations<'a> {
     ) -> Result<()> {
         assert_eq!(self.isa, cpu.isa(), "activations are for another instruction set");
         assert_eq!(self.x.ncols(), weights.cols(), "inputs of a GEMM");
+        #[cfg(target_arch = "x86_64")]
+        if let Some(t) = permuted(self.isa, self.precision, weights) {
+            return each_sign_kind!(weights, w => {
+                if few_permuted::takes(self.x.nrows(), w) {
+                    few_permuted::multiply(cpu, t, self.x, w, out, epilogue)
+                } else {
+                    self.multiply(cpu, PermuteKernel(t), w, weights.rows(), out, epilogue)
+                }
+            });
+        }
         match weights {
             Weights::Dense(w) if self.x.nrows() <= few_rows::MOST_ROWS => {
                 return few_rows::multiply_dense(cpu, self.x, w, out, epilogue);
@@ -98,12 +110,6 @@ impl<'a> Activations<'a> {
         if let Some((t, choice)) = Matrix::of(self.isa, self.precision, weights) {
             return with_matrix!(t, choice, weights, |kernel, w| {
                 self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
-            });
-        }
-        #[cfg(target_arch = "x86_64")]
-        if let Some(t) = permuted(self.isa, self.precision, weights) {
-            return each_sign_kind!(weights, w => {
-                self.multiply(cpu, PermuteKernel(t), w, weights.rows(), out, epilogue)
             });
         }
         if let Some((vectors, numbers)) = tables(self.isa, self.precision, weights) {

@@ -5,8 +5,8 @@ use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::Int16Rows;
 use crate::isa::{Avx512Vnni, Isa, Token, Work};
 use crate::prefetch::prefetch;
-use crate::weights::{BinaryWeights, TernaryWeights};
-use crate::x86_64::permute::{BLOCK, LANES, Patterns, ROWS, SCALE, Signs, Trits, WIDTH};
+use crate::weights::{BinaryWeights, Scales, TernaryWeights};
+use crate::x86_64::permute::{BLOCK, ColumnBytes, LANES, Patterns, ROWS, SCALE, Signs, Trits, WIDTH};
 
 /// 16-bit activations times one-bit or ternary weights by tables in registers; sums over a block are the integers that
 /// tables in memory give, and products have the same bits.
@@ -36,6 +36,9 @@ pub(crate) trait PermutedWeights: Sync {
     fn group_size(&self) -> usize;
     /// The codes of all rows, one behind the other.
     fn codes(&self) -> &[u8];
+    fn cols(&self) -> usize;
+    /// The scales of all groups of all rows, one row behind the other.
+    fn scales(&self) -> &Scales;
     fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]);
 }
 
@@ -51,6 +54,12 @@ macro_rules! permuted_weights {
             }
             fn codes(&self) -> &[u8] {
                 self.codes()
+            }
+            fn cols(&self) -> usize {
+                self.cols()
+            }
+            fn scales(&self) -> &Scales {
+                self.scales()
             }
             #[inline(always)]
             fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]) {
@@ -171,31 +180,30 @@ impl<W: PermutedWeights> Work for LayOut<'_, W> {
         let bytes = 2 * W::Patterns::WORDS;
         let all = weights.codes();
         let row_bytes = all.len() / weights.rows();
-        let last = weights.rows() - 1;
         for first in (0..WIDTH).step_by(LANES) {
-            let mut rows: [&[u8]; LANES] = [&[]; LANES];
-            for (lane, row) in rows.iter_mut().enumerate() {
-                let column = first_column + first + lane;
-                *row = &all[column.min(last) * row_bytes..][..row_bytes];
+            let column = first_column + first;
+            let count = weights.rows().saturating_sub(column).min(LANES);
+            // panels end where tiles do
+            let (column, count) = if count > 0 { (column, count) } else { (weights.rows() - 1, 1) };
+            for lane in 0..LANES {
                 // rows are far apart, so that the CPU does not guess which lines come next
-                prefetch(all, (column + AHEAD * LANES) * row_bytes + inputs.start / BLOCK * bytes);
+                prefetch(all, (column + AHEAD * LANES + lane) * row_bytes + inputs.start / BLOCK * bytes);
             }
+            let codes = ColumnBytes::new(all, row_bytes, column, count);
             for (panel, start) in panel.chunks_exact_mut(block_len::<W>()).zip(inputs.clone().step_by(BLOCK)) {
                 let (indices, scales) = panel.split_at_mut(block_len::<W>() - WIDTH);
                 let indices = bytemuck::must_cast_slice_mut(indices);
-                let at = start / BLOCK * bytes;
-                if rows[0].len() >= at + bytes {
-                    let mut codes = rows;
-                    for codes in &mut codes {
-                        *codes = &codes[at..at + bytes];
-                    }
-                    t.lay_out_indices::<W::Patterns>(&codes, first / LANES, indices);
+                let block = start / BLOCK;
+                if row_bytes >= (block + 1) * bytes {
+                    t.lay_out_indices::<W::Patterns>(&codes, block, first / LANES, indices);
                 } else {
                     let mut padded = [[0; BLOCK * 2 / 8]; LANES];
-                    for (padded, row) in padded.iter_mut().zip(rows) {
-                        padded[..row.len() - at].copy_from_slice(&row[at..]);
+                    for (padded, column) in padded.iter_mut().zip(column..column + count) {
+                        let rest = &all[column * row_bytes + block * bytes..(column + 1) * row_bytes];
+                        padded[..rest.len()].copy_from_slice(rest);
                     }
-                    t.lay_out_indices::<W::Patterns>(&padded.each_ref().map(|p| &p[..]), first / LANES, indices);
+                    let codes = ColumnBytes::new(padded.as_flattened(), padded[0].len(), 0, LANES);
+                    t.lay_out_indices::<W::Patterns>(&codes, 0, first / LANES, indices);
                 }
                 let scales: &mut [f32] = &mut bytemuck::must_cast_slice_mut(scales)[first..first + LANES];
                 scales.fill(0.0);
@@ -203,6 +211,86 @@ impl<W: PermutedWeights> Work for LayOut<'_, W> {
                 for scale in scales {
                     *scale *= SCALE;
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, s};
+
+    use super::*;
+    use crate::gemm::{Activations, ActivationPrecision, Epilogue, few_permuted};
+    use crate::weights::{FloatType, Weights};
+    use crate::{Cpu, SharedBytes};
+
+    /// Bytes of a sequence of well-mixed numbers.
+    fn bytes(len: usize, seed: u64) -> Vec<u8> {
+        let byte = |i: u64| (seed + i).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(27).wrapping_mul(seed | 1);
+        (0..len as u64).map(|i| (byte(i) >> 40) as u8).collect()
+    }
+
+    fn scales(len: usize, float_type: FloatType) -> Scales {
+        let bytes = (0..len).flat_map(|i| {
+            let value = 0.01 + (i * 37 % 101) as f32 / 1e4;
+            match float_type {
+                FloatType::F32 => value.to_le_bytes().to_vec(),
+                FloatType::Bf16 => ((value.to_bits() >> 16) as u16).to_le_bytes().to_vec(),
+                FloatType::F16 => (0x2000 + (i * 37 % 2048) as u16).to_le_bytes().to_vec(),
+            }
+        });
+        Scales::new(SharedBytes::from_vec(bytes.collect()), float_type, 0.5)
+    }
+
+    /// Both kinds of weights; not all of a ternary code's values mean something.
+    fn weights(n: usize, k: usize, group: usize, float_type: FloatType) -> [Weights; 2] {
+        let scales = || scales(n * k.div_ceil(group), float_type);
+        let signs = SharedBytes::from_vec(bytes(n * k.div_ceil(8), 5));
+        let mut codes = bytes(n * k.div_ceil(4), 7);
+        for byte in &mut codes {
+            *byte &= !(*byte >> 1 & 0x55);
+        }
+        let codes = SharedBytes::from_vec(codes);
+        [
+            Weights::Binary(BinaryWeights::new(n, k, group, signs, scales()).unwrap()),
+            Weights::Ternary(TernaryWeights::new(n, k, group, codes, scales()).unwrap()),
+        ]
+    }
+
+    /// On every CPU that has the instructions, fast or not.
+    #[test]
+    fn tables_in_registers_make_the_bits_of_tables_in_memory() {
+        let Some(t) = Avx512Vnni::detect() else {
+            println!("skipped: this CPU has no AVX-512 with byte permutations");
+            return;
+        };
+        let cpu = Cpu::new(Isa::Avx512(t.lower())).with_precision(ActivationPrecision::Int16);
+        for (n, k, group, float_type) in [
+            (1, 128, 128, FloatType::F16),
+            (31, 1280, 128, FloatType::F16),
+            (33, 2432, 128, FloatType::Bf16),
+            (130, 1024, 128, FloatType::F32),
+            (127, 200, 128, FloatType::F32),
+            (129, 100, 256, FloatType::F16),
+            (3300, 648, 256, FloatType::Bf16),
+        ] {
+            const ROWS: usize = 13;
+            let x = Array2::from_shape_vec((ROWS, k), bytes(ROWS * k, 3)).unwrap();
+            let x = x.mapv(|b| f32::from(b) / 64.0 - 2.0);
+            let rows = Activations::new(&cpu, x.view());
+            for weights in weights(n, k, group, float_type) {
+                let [mut want, mut got] = std::array::from_fn(|_| Array2::zeros((ROWS, n)));
+                rows.matmul(&cpu, &weights, want.view_mut(), Epilogue::Store).unwrap();
+                super::super::each_sign_kind!(&weights, w => {
+                    rows.multiply(&cpu, PermuteKernel(t), w, n, got.view_mut(), Epilogue::Store).unwrap();
+                    assert_eq!(got, want, "{} {n}x{k}", weights.kind());
+                    for some in (1..=ROWS).filter(|&some| few_permuted::takes(some, w)) {
+                        let (x, mut few) = (x.slice(s![..some, ..]), Array2::ones((some, n)));
+                        few_permuted::multiply(&cpu, t, x, w, few.view_mut(), Epilogue::Add).unwrap();
+                        assert_eq!(few, 1.0 + &want.slice(s![..some, ..]), "{} {some}x{n}x{k}", weights.kind());
+                    }
+                });
             }
         }
     }

@@ -126,6 +126,13 @@ macro_rules! grouped_shape {
             codes.gather(&codes.scales, first_row, group, out);
         }
 
+        /// The scales of all groups, one row behind the other.
+        #[cfg(target_arch = "x86_64")]
+        #[allow(dead_code, reason = "not all kinds are asked")]
+        pub(crate) fn scales(&self) -> &$crate::weights::Scales {
+            &self.$($field).+.scales
+        }
+
         /// The packed codes of all rows, one behind the other.
         #[inline]
         pub(crate) fn codes(&self) -> &[u8] {

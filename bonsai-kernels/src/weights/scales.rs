@@ -68,6 +68,17 @@ impl Scales {
         self.float_type
     }
 
+    /// The values as they are stored, before they are multiplied.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn multiplier(&self) -> f32 {
+        self.multiplier
+    }
+
     pub(crate) fn byte_len(&self) -> usize {
         self.bytes.len()
     }

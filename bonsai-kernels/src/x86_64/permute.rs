@@ -7,6 +7,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use crate::isa::Avx512Vnni;
@@ -27,6 +28,7 @@ pub(crate) const SCALE: f32 = 1.0 / 65536.0;
 const ENTRIES: usize = 32;
 /// Integers that a table is made from.
 const PARTS: usize = 8;
+const CACHE_LINE: usize = 64;
 /// Tables whose parts are made at once.
 const AT_ONCE: usize = 4;
 /// The most 16-bit words of codes of a block.
@@ -53,6 +55,13 @@ pub(crate) trait Patterns: Copy + Send + Sync + 'static {
     /// # Safety
     /// As above.
     unsafe fn table(parts: __m512i) -> __m512i;
+    /// The words of codes of 32 columns.
+    ///
+    /// # Safety
+    /// As above; each column has `WORDS` words from byte `at` on.
+    unsafe fn words(codes: &ColumnBytes<'_>, at: usize) -> [__m512i; MOST_WORDS + 1];
+    /// Asks for the codes of a block of the columns behind.
+    fn fetch_next(codes: &ColumnBytes<'_>, at: usize);
     /// Indices from codes in the low bits of words.
     ///
     /// # Safety
@@ -149,6 +158,18 @@ impl Patterns for Signs {
     }
 
     #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn words(codes: &ColumnBytes<'_>, at: usize) -> [__m512i; MOST_WORDS + 1] {
+        // SAFETY: as the caller promised.
+        unsafe { words::<{ Self::WORDS }>(codes, at) }
+    }
+
+    #[inline(always)]
+    fn fetch_next(codes: &ColumnBytes<'_>, at: usize) {
+        codes.fetch_next::<{ 2 * Self::WORDS }>(at);
+    }
+
+    #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn index(codes: __m512i) -> __m512i {
         // five low bits of each word are all that counts
@@ -232,11 +253,60 @@ impl Patterns for Trits {
     }
 
     #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn words(codes: &ColumnBytes<'_>, at: usize) -> [__m512i; MOST_WORDS + 1] {
+        // SAFETY: as the caller promised.
+        unsafe { words::<{ Self::WORDS }>(codes, at) }
+    }
+
+    #[inline(always)]
+    fn fetch_next(codes: &ColumnBytes<'_>, at: usize) {
+        codes.fetch_next::<{ 2 * Self::WORDS }>(at);
+    }
+
+    #[inline]
     #[target_feature(enable = "avx512f,avx512vbmi")]
     unsafe fn index(codes: __m512i) -> __m512i {
         // six low bits of a byte count; what the high bytes become does not
         // SAFETY: as many bytes as a vector has.
         _mm512_permutexvar_epi8(codes, unsafe { _mm512_loadu_si512(Self::INDEX.as_ptr().cast()) })
+    }
+}
+
+/// The bytes of 32 columns, row by row as they are stored.
+pub(crate) struct ColumnBytes<'a> {
+    columns: [*const u8; LANES],
+    /// Of each column.
+    len: usize,
+    bytes: PhantomData<&'a [u8]>,
+}
+
+impl<'a> ColumnBytes<'a> {
+    /// Columns `first..first + count` of those that stand in `bytes`, `len` bytes each; the last of them takes the place of those
+    /// beyond it.
+    ///
+    /// # Panics
+    /// When there is none, or they are not there.
+    #[inline(always)]
+    pub(crate) fn new(bytes: &'a [u8], len: usize, first: usize, count: usize) -> Self {
+        assert!((1..=LANES).contains(&count) && bytes.len() / len.max(1) >= first + count, "columns");
+        let mut columns = [bytes.as_ptr(); LANES];
+        for (lane, column) in columns.iter_mut().enumerate() {
+            // inside, as was seen above
+            *column = column.wrapping_add((first + lane.min(count - 1)) * len);
+        }
+        Self { columns, len, bytes: PhantomData }
+    }
+
+    /// Asks for a part of the columns behind these, when `LEN` bytes from `at` on of each of these are read. In the order in which
+    /// they stand, as CPUs expect it, and a few at a time, as they can wait for.
+    #[inline(always)]
+    fn fetch_next<const LEN: usize>(&self, at: usize) {
+        for line in 0..LANES * LEN / CACHE_LINE {
+            let next = self.columns[0].wrapping_add(LANES * (self.len + at) + CACHE_LINE * line);
+            // SAFETY: every x86-64 CPU has the instruction, which faults nowhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.cast()) };
+        }
     }
 }
 
@@ -251,6 +321,55 @@ impl Avx512Vnni {
         P::STEPS * WIDTH
     }
 
+    /// Tables of the blocks of one row, `[blocks][STEPS][ENTRIES]`.
+    pub(crate) fn tables_of_row<P: Patterns>(self, row: &[i16]) -> Vec<i16> {
+        let mut tables = vec![0; row.len() / BLOCK * P::STEPS * ENTRIES];
+        for (row, tables) in row.chunks_exact(BLOCK).zip(tables.chunks_exact_mut(P::STEPS * ENTRIES)) {
+            // SAFETY: the token proves the instructions; a block of inputs, and its tables.
+            unsafe { build::<P, 1>(row.as_ptr(), tables.as_mut_ptr()) };
+        }
+        tables
+    }
+
+    /// `totals[row][column] += ` the products of rows with 32 columns over the blocks from `first_block` on, given the tables of each
+    /// row, the codes of columns, and the scales of blocks times [`SCALE`]. The bits are those of [`Avx512Vnni::add_permuted`].
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    #[inline(always)]
+    pub(crate) fn add_products<P: Patterns, const ROWS: usize>(
+        self,
+        tables: [&[i16]; ROWS],
+        codes: &ColumnBytes<'_>,
+        first_block: usize,
+        scales: &[[f32; LANES]],
+        totals: &mut [[f32; LANES]; ROWS],
+    ) {
+        let blocks = first_block + scales.len();
+        assert!(codes.len >= blocks * 2 * P::WORDS, "codes of all blocks");
+        assert!(tables.iter().all(|t| t.len() >= blocks * P::STEPS * ENTRIES), "tables of all blocks");
+        // SAFETY: the token proves the instructions; the lengths were checked.
+        unsafe { add_products::<P, ROWS>(tables, codes, first_block, scales, totals) }
+    }
+
+    /// Eight floats of 32 columns from stored ones of 16 bits, of which `first` come before, times `times`.
+    ///
+    /// # Panics
+    /// When columns are too short.
+    #[inline(always)]
+    pub(crate) fn turn_floats(
+        self,
+        stored: &ColumnBytes<'_>,
+        first: usize,
+        bf16: bool,
+        times: f32,
+        out: &mut [[f32; LANES]; 8],
+    ) {
+        assert!(stored.len >= 2 * (first + out.len()), "eight floats of each column");
+        // SAFETY: the token proves the instructions; the lengths were checked.
+        unsafe { turn_floats(stored, 2 * first, bf16, times, out) }
+    }
+
     /// Fills the tables of one block of `ROWS` rows, `row_stride` apart.
     ///
     /// # Panics
@@ -262,26 +381,27 @@ impl Avx512Vnni {
         for m in 0..ROWS {
             // SAFETY: the token proves the instructions; rows and tables were checked.
             unsafe {
-                build::<P>(rows.as_ptr().add(m * row_stride), tables.as_mut_ptr().add(m * ENTRIES));
+                build::<P, ROWS>(rows.as_ptr().add(m * row_stride), tables.as_mut_ptr().add(m * ENTRIES));
             }
         }
     }
 
-    /// Lays out the indices of one block of 32 columns, given the bytes of its codes, for vector `vector` of a panel.
+    /// Lays out the indices of block `block` of 32 columns, for vector `vector` of a panel.
     ///
     /// # Panics
-    /// When a slice is too short.
+    /// When columns or the slice are too short.
     #[inline(always)]
     pub(crate) fn lay_out_indices<P: Patterns>(
         self,
-        codes: &[&[u8]; LANES],
+        codes: &ColumnBytes<'_>,
+        block: usize,
         vector: usize,
         indices: &mut [u16],
     ) {
-        assert!(codes.iter().all(|codes| codes.len() >= 2 * P::WORDS), "codes of a block");
+        assert!(codes.len >= (block + 1) * 2 * P::WORDS, "codes of a block");
         assert!(vector < VECTORS && indices.len() >= Self::indices_len::<P>(), "indices of a block");
         // SAFETY: the token proves the instructions; the lengths were checked.
-        unsafe { lay_out::<P>(codes, indices.as_mut_ptr().add(vector * LANES)) }
+        unsafe { lay_out::<P>(codes, block * 2 * P::WORDS, indices.as_mut_ptr().add(vector * LANES)) }
     }
 
     /// `acc[m][n] += scales[n] / SCALE * sum_step tables[step][m][indices[step][n]]` over one block, exactly where the sums of
@@ -317,9 +437,9 @@ const fn spread(inputs: usize) -> [u16; ENTRIES] {
 }
 
 /// # Safety
-/// The CPU has the instructions; a block of inputs is at `row`, and tables are `ROWS * ENTRIES` apart.
+/// The CPU has the instructions; a block of inputs is at `row`, and its tables are `APART * ENTRIES` apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn build<P: Patterns>(row: *const i16, tables: *mut i16) {
+unsafe fn build<P: Patterns, const APART: usize>(row: *const i16, tables: *mut i16) {
     #[repr(align(64))]
     struct Parts([MaybeUninit<i16>; (BLOCK / 3 + AT_ONCE) * PARTS]);
     let mut parts = Parts([MaybeUninit::uninit(); (BLOCK / 3 + AT_ONCE) * PARTS]);
@@ -339,27 +459,28 @@ unsafe fn build<P: Patterns>(row: *const i16, tables: *mut i16) {
         }
         for step in 0..P::STEPS {
             let parts = _mm512_broadcast_i32x4(_mm_load_si128(parts.add(step * PARTS).cast()));
-            _mm512_storeu_si512(tables.add(step * ROWS * ENTRIES).cast(), P::table(parts));
+            _mm512_storeu_si512(tables.add(step * APART * ENTRIES).cast(), P::table(parts));
         }
     }
 }
 
+/// The 16-bit words of codes of 32 columns, each of whose columns has `WORDS` of them: word `i` of all columns in vector `i`. The
+/// others stay zero, one of them for steps that reach beyond the block.
+///
 /// # Safety
-/// The CPU has the instructions; each column has `WORDS` words, and indices of steps are `WIDTH` apart.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2")]
-unsafe fn lay_out<P: Patterns>(codes: &[&[u8]; LANES], indices: *mut u16) {
-    // the last one stays zero, for steps that reach beyond the block
+/// The CPU has the instructions; each column has so many words from byte `at` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn words<const WORDS: usize>(codes: &ColumnBytes<'_>, at: usize) -> [__m512i; MOST_WORDS + 1] {
     let mut words = [_mm512_setzero_si512(); MOST_WORDS + 1];
-    for part in 0..P::WORDS / 8 {
+    for part in 0..WORDS / 8 {
         // dwords of four columns at a time, those of columns 0, 4, 8 and 12 in the first vector
         let mut halves = [[_mm512_setzero_si512(); 4]; 2];
         for (half, lines) in halves.iter_mut().enumerate() {
             for (i, line) in lines.iter_mut().enumerate() {
                 // SAFETY: each column has so many bytes.
                 unsafe {
-                    let of = |lane: usize| {
-                        _mm_loadu_si128(codes[16 * half + 4 * lane + i].as_ptr().add(16 * part).cast())
-                    };
+                    let of = |lane: usize| _mm_loadu_si128(codes.columns[16 * half + 4 * lane + i].add(at + 16 * part).cast());
                     let all = _mm512_castsi128_si512(of(0));
                     let all = _mm512_inserti32x4::<1>(all, of(1));
                     let all = _mm512_inserti32x4::<2>(all, of(2));
@@ -381,15 +502,46 @@ unsafe fn lay_out<P: Patterns>(codes: &[&[u8]; LANES], indices: *mut u16) {
             words[8 * part + 2 * i + 1] = _mm512_mask_mov_epi16(_mm512_srli_epi32::<16>(first), ODD, second);
         }
     }
-    for step in 0..P::STEPS {
-        let bit = step * P::INPUTS * P::BITS;
-        let (low, high) = (words[bit / 16], words[bit / 16 + 1]);
-        let shift = _mm512_set1_epi16((bit % 16) as i16);
-        // SAFETY: there is room for the indices of all steps.
-        unsafe {
-            let index = P::index(_mm512_shrdv_epi16(low, high, shift));
-            _mm512_storeu_si512(indices.add(step * WIDTH).cast(), index);
-        }
+    words
+}
+
+/// The indices of a step.
+///
+/// # Safety
+/// The CPU has the instructions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2")]
+unsafe fn index<P: Patterns>(words: &[__m512i; MOST_WORDS + 1], step: usize) -> __m512i {
+    let bit = step * P::INPUTS * P::BITS;
+    let shift = _mm512_set1_epi16((bit % 16) as i16);
+    // SAFETY: as the caller promised.
+    unsafe { P::index(_mm512_shrdv_epi16(words[bit / 16], words[bit / 16 + 1], shift)) }
+}
+
+/// The body for each of so many steps, at most 43, spelt out, so that what it keeps between them stays in registers.
+macro_rules! each_step {
+    ($steps:expr, |$step:ident| $body:block) => {
+        each_step!($steps, |$step| $body,
+            0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42)
+    };
+    ($steps:expr, |$step:ident| $body:block, $($number:literal)*) => {
+        $(if $number < $steps {
+            let $step = $number;
+            $body
+        })*
+    };
+}
+
+/// # Safety
+/// The CPU has the instructions; each column has `WORDS` words from byte `at` on, and indices of steps are `WIDTH` apart.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2")]
+unsafe fn lay_out<P: Patterns>(codes: &ColumnBytes<'_>, at: usize, indices: *mut u16) {
+    // SAFETY: as the caller promised; there is room for the indices of all steps.
+    unsafe {
+        let words = P::words(codes, at);
+        each_step!(P::STEPS, |step| {
+            _mm512_storeu_si512(indices.add(step * WIDTH).cast(), index::<P>(&words, step));
+        });
     }
 }
 
@@ -499,4 +651,75 @@ unsafe fn sums(
         *row = *sums;
     }
     tile
+}
+
+/// # Safety
+/// The CPU has the instructions; each row has tables, and each column codes, up to the last block.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2")]
+unsafe fn add_products<P: Patterns, const ROWS: usize>(
+    tables: [&[i16]; ROWS],
+    codes: &ColumnBytes<'_>,
+    first_block: usize,
+    scales: &[[f32; LANES]],
+    out: &mut [[f32; LANES]; ROWS],
+) {
+    /// A row's sums take turns, so that additions wait for none.
+    const TURNS: usize = 2;
+    let high_half = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
+    let mut totals = [[_mm512_setzero_ps(); 2]; ROWS];
+    // SAFETY: as the caller promised; a row's totals are two vectors.
+    unsafe {
+        for (totals, out) in totals.iter_mut().zip(&*out) {
+            *totals = [_mm512_loadu_ps(out.as_ptr()), _mm512_loadu_ps(out.as_ptr().add(16))];
+        }
+        for (block, scales) in (first_block..).zip(scales) {
+            let at = block * 2 * P::WORDS;
+            let words = P::words(codes, at);
+            let mut sums = [[_mm512_setzero_si512(); TURNS]; ROWS];
+            each_step!(P::STEPS, |step| {
+                let index = index::<P>(&words, step);
+                for (sums, tables) in sums.iter_mut().zip(&tables) {
+                    let table = tables.as_ptr().add((block * P::STEPS + step) * ENTRIES);
+                    let picked = _mm512_permutexvar_epi16(index, _mm512_loadu_si512(table.cast()));
+                    sums[step % TURNS] = _mm512_adds_epi16(sums[step % TURNS], picked);
+                }
+            });
+            for (totals, [even, odd]) in totals.iter_mut().zip(sums) {
+                let sums = _mm512_adds_epi16(even, odd);
+                let halves = [_mm512_slli_epi32::<16>(sums), _mm512_and_si512(sums, high_half)];
+                for (half, sums) in halves.into_iter().enumerate() {
+                    let scale = _mm512_loadu_ps(scales.as_ptr().add(16 * half));
+                    totals[half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, totals[half]);
+                }
+            }
+            P::fetch_next(codes, at);
+        }
+        for (out, [low, high]) in out.iter_mut().zip(totals) {
+            _mm512_storeu_ps(out.as_mut_ptr(), low);
+            _mm512_storeu_ps(out.as_mut_ptr().add(16), high);
+        }
+    }
+}
+
+/// # Safety
+/// The CPU has the instructions; each column has 16 bytes from byte `at` on.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn turn_floats(stored: &ColumnBytes<'_>, at: usize, bf16: bool, times: f32, out: &mut [[f32; LANES]; 8]) {
+    let times = _mm512_set1_ps(times);
+    // SAFETY: as the caller promised; each line of `out` is two vectors.
+    unsafe {
+        stored.fetch_next::<16>(at);
+        let words = words::<8>(stored, at);
+        for (out, word) in out.iter_mut().zip(words) {
+            let halves = [word, _mm512_srli_epi32::<16>(word)];
+            for (half, word) in halves.into_iter().enumerate() {
+                let floats = if bf16 {
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(word))
+                } else {
+                    _mm512_cvtph_ps(_mm512_cvtepi32_epi16(word))
+                };
+                _mm512_storeu_ps(out.as_mut_ptr().add(16 * half), _mm512_mul_ps(floats, times));
+            }
+        }
+    }
 }
