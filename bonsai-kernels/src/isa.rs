@@ -45,6 +45,26 @@ pub trait Token: Copy + Send + Sync + 'static {
         }
         (halved(largest, u32::max), halved(squares, |a, b| a + b))
     }
+    /// The sums of magnitudes, lane by lane.
+    #[inline(always)]
+    fn magnitudes(self, blocks: &[[f32; 16]]) -> [f64; 16] {
+        let mut sums = [0.0f64; 16];
+        for block in blocks {
+            for (sum, x) in sums.iter_mut().zip(block) {
+                *sum += f64::from(x.abs());
+            }
+        }
+        sums
+    }
+    /// Bit `i` of a word is set where number `i` is not negative, and not NaN.
+    #[inline(always)]
+    fn sign_bits(self, x: &[f32; 32]) -> u32 {
+        let mut bits = [0u32; 32];
+        for (i, (bit, &x)) in bits.iter_mut().zip(x).enumerate() {
+            *bit = u32::from(x >= 0.0) << i;
+        }
+        bits.iter().fold(0, |word, bit| word | bit)
+    }
 }
 
 /// Combines lanes, by halves.
@@ -140,6 +160,14 @@ macro_rules! token {
                 #[inline(always)]
                 fn extent(self, blocks: &[[f32; 16]]) -> (u32, f64) {
                     $long(self).extent_of(blocks)
+                }
+                #[inline(always)]
+                fn magnitudes(self, blocks: &[[f32; 16]]) -> [f64; 16] {
+                    $long(self).magnitudes_of(blocks)
+                }
+                #[inline(always)]
+                fn sign_bits(self, x: &[f32; 32]) -> u32 {
+                    $long(self).sign_bits_of(x)
                 }
             )?
         }

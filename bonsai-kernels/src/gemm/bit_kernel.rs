@@ -2,6 +2,7 @@ use std::ops::Range;
 
 use super::bit_rows::{BitRows, plane_stride, position};
 use super::codes::{Codes, fetch_words};
+use super::driver::Blocking;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::BLOCK;
 use crate::bit_tile::{BitBlock, BitTile, group_len};
@@ -63,11 +64,20 @@ fn valid(paired: bool, inputs: usize, word: usize) -> u32 {
 impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
     const NAME: &'static str = F::METHOD;
     const MR: usize = T::MR;
+    const ROWS: usize = 1536;
     const COLUMNS: usize = 512;
     type Rows = F;
     type Operand = u32;
     /// See [`BitBlock::panels`].
     type Panel = u32;
+
+    fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
+        let (rows_at_most, columns_at_most) = (<Self as Microkernel<W>>::ROWS, 6 * <Self as Microkernel<W>>::COLUMNS);
+        let tile = (T::MR, T::WIDTH);
+        let blocking =
+            Blocking { rows: rows_at_most, columns: columns_at_most, tile, laying_out: 160, building: 8 };
+        blocking.task(rows, columns, threads)
+    }
 
     fn depth(self, _: &W) -> usize {
         DEPTH

@@ -47,14 +47,9 @@ fn pack_all<const PAIRED: bool>(x: &[f32], words: &mut [u32], set: impl Fn(f32) 
 
 /// The mean of magnitudes, summed in f64 in the same order on every instruction set.
 #[inline(always)]
-pub(super) fn mean_magnitude(x: &[f32]) -> f32 {
-    let mut sums = [0.0f64; 16];
+pub(super) fn mean_magnitude<T: Token>(t: T, x: &[f32]) -> f32 {
     let (lanes, rest) = x.as_chunks::<16>();
-    for x in lanes {
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum += f64::from(x.abs());
-        }
-    }
+    let mut sums = t.magnitudes(lanes);
     for (sum, x) in sums.iter_mut().zip(rest) {
         *sum += f64::from(x.abs());
     }
@@ -88,23 +83,34 @@ impl<const PAIRED: bool> RowForm for SignBits<PAIRED> {
     }
 
     fn prepare(isa: Isa, x: &[f32], row: &mut [u32], scales: &mut [f32], _: &mut Vec<i16>) {
-        dispatch!(isa, t => t.work(SignRow::<PAIRED> { x, row, scale: &mut scales[0] }));
+        dispatch!(isa, t => t.work(SignRow::<PAIRED, _> { t, x, row, scale: &mut scales[0] }));
     }
 }
 
-struct SignRow<'a, const PAIRED: bool> {
+struct SignRow<'a, const PAIRED: bool, T> {
+    t: T,
     x: &'a [f32],
     row: &'a mut [u32],
     scale: &'a mut f32,
 }
 
-impl<const PAIRED: bool> Work for SignRow<'_, PAIRED> {
+impl<const PAIRED: bool, T: Token> Work for SignRow<'_, PAIRED, T> {
     type Output = ();
 
     #[inline(always)]
     fn work(self) {
-        pack_all::<PAIRED>(self.x, self.row, |x| x >= 0.0);
-        *self.scale = mean_magnitude(self.x);
+        if PAIRED {
+            pack_all::<true>(self.x, self.row, |x| x >= 0.0);
+        } else {
+            let (whole, rest) = self.x.as_chunks::<WORD>();
+            for (x, word) in whole.iter().zip(&mut *self.row) {
+                *word = self.t.sign_bits(x);
+            }
+            if !rest.is_empty() {
+                self.row[whole.len()] = pack::<false>(rest, |x| x >= 0.0);
+            }
+        }
+        *self.scale = mean_magnitude(self.t, self.x);
     }
 }
 

@@ -11,7 +11,10 @@ use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
 use crate::isa::{Isa, Token, dispatch};
+use crate::prefetch::prefetch_all;
 
+/// Bytes of the output that may be fetched before they are written, and leave room in a first-level cache.
+const NEAR: usize = 16 << 10;
 /// Prepared rows are padded to a multiple of this, which every kernel's tile divides.
 const ROW_MULTIPLE: usize = 96;
 
@@ -254,6 +257,10 @@ fn task<W, K: Microkernel<W>>(
                 let rows: TileRows<'_, Element<K, W>> = rows.tile(first_row + tile * K::MR);
                 kernel.prepare_tile(weights, rows, inputs.clone(), operand);
                 let tile = Tile { rows, operand: &*operand, panels: &*all, tiles: 1, acc_stride: 0 };
+                if last && K::MR * used * size_of::<f32>() <= NEAR {
+                    // comes while the sums are finished
+                    out.rows().into_iter().filter_map(|row| row.to_slice()).for_each(prefetch_all);
+                }
                 kernel.multiply(weights, tile, inputs.clone(), width, acc);
                 if last {
                     // while the sums are near

@@ -261,11 +261,12 @@ impl<const WHOLE_ROW: bool> RowForm for Int8Rows<WHOLE_ROW> {
             ActivationPrecision::Binary => None,
             _ => Some(127.0),
         };
-        dispatch!(isa, t => t.work(Int8Row { x, row, scales, whole_row: WHOLE_ROW, most }));
+        dispatch!(isa, t => t.work(Int8Row { t, x, row, scales, whole_row: WHOLE_ROW, most }));
     }
 }
 
-struct Int8Row<'a> {
+struct Int8Row<'a, T> {
+    t: T,
     x: &'a [f32],
     row: &'a mut [i8],
     scales: &'a mut [f32],
@@ -274,7 +275,7 @@ struct Int8Row<'a> {
     most: Option<f32>,
 }
 
-impl Work for Int8Row<'_> {
+impl<T: Token> Work for Int8Row<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -286,7 +287,7 @@ impl Work for Int8Row<'_> {
                 for (out, &x) in self.row.iter_mut().zip(self.x) {
                     *out = if x >= 0.0 { 1 } else { -1 };
                 }
-                scales.fill(mean_magnitude(self.x));
+                scales.fill(mean_magnitude(self.t, self.x));
             }
         }
         sum_codes(self.row, sums);

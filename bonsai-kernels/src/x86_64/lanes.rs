@@ -26,6 +26,53 @@ impl Avx512 {
         // SAFETY: the token proves the instructions.
         unsafe { extent(blocks) }
     }
+
+    /// As [`Token::magnitudes`](crate::isa::Token::magnitudes).
+    #[inline(always)]
+    pub(crate) fn magnitudes_of(self, blocks: &[[f32; 16]]) -> [f64; 16] {
+        // SAFETY: the token proves the instructions.
+        unsafe { magnitudes(blocks) }
+    }
+
+    /// As [`Token::sign_bits`](crate::isa::Token::sign_bits).
+    #[inline(always)]
+    pub(crate) fn sign_bits_of(self, x: &[f32; 32]) -> u32 {
+        // SAFETY: the token proves the instructions.
+        unsafe { sign_bits(x) }
+    }
+}
+
+/// The two halves, in double precision.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves(x: __m512) -> [__m512d; 2] {
+    let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x));
+    [_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm256_castpd_ps(high))]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn magnitudes(blocks: &[[f32; 16]]) -> [f64; 16] {
+    let mut sums = [_mm512_setzero_pd(); 2];
+    for block in blocks {
+        // SAFETY: as many floats as a vector has.
+        let [low, high] = halves(_mm512_abs_ps(unsafe { _mm512_loadu_ps(block.as_ptr()) }));
+        sums = [_mm512_add_pd(sums[0], low), _mm512_add_pd(sums[1], high)];
+    }
+    let mut lanes = [0.0; 16];
+    for (lanes, sums) in lanes.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+        // SAFETY: as many floats as a vector has.
+        unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), sums) };
+    }
+    lanes
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sign_bits(x: &[f32; 32]) -> u32 {
+    let bits = |x: __m512| u32::from(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_setzero_ps()));
+    // SAFETY: as many floats as two vectors have.
+    unsafe { bits(_mm512_loadu_ps(x.as_ptr())) | bits(_mm512_loadu_ps(x.as_ptr().add(16))) << 16 }
 }
 
 #[inline]
@@ -52,8 +99,7 @@ fn extent(blocks: &[[f32; 16]]) -> (u32, f64) {
         // SAFETY: as many floats as a vector has.
         let x = unsafe { _mm512_loadu_ps(block.as_ptr()) };
         largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(x), magnitude));
-        let low = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
-        let high = _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x))));
+        let [low, high] = halves(x);
         squares[0] = _mm512_add_pd(squares[0], _mm512_mul_pd(low, low));
         squares[1] = _mm512_add_pd(squares[1], _mm512_mul_pd(high, high));
     }
