@@ -84,6 +84,7 @@ pub use model::Defaults;
 pub use model_source::ModelSource;
 pub use observer::{Observer, Preview};
 pub use options::PipelineOptions;
+pub use page_allocator::PageAllocator;
 pub use pipeline::{Event, Generated, Pipeline, PromptEmbeds, Timings};
 pub use preview::LatentRgb;
 pub use request::{MAX_SIDE, Request, Schedule};

@@ -15,9 +15,9 @@ pub(crate) const MAPPED_BYTES: usize = 4 << 20;
 /// Mappings begin at whole pages, the smallest of which are this large.
 const PAGE: usize = 4096;
 
-/// The default allocator of a pipeline.
+/// The default allocator of a pipeline: large buffers are mappings of their own, with large pages where the system has them.
 #[derive(Debug, Default)]
-pub(crate) struct PageAllocator {
+pub struct PageAllocator {
     /// By address.
     mappings: Mutex<HashMap<usize, MmapMut>>,
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bonsai_core::Isa;
 use bonsai_core::kernels::ceiling::{
     Ceiling, Interleaved, KernelRate, LEAST_RUNS, LinearKind, LinearShape, linear_shapes, measure,
 };
 use bonsai_core::kernels::gemm::ActivationPrecision;
 use bonsai_core::kernels::{Cpu, KernelError, RayonThreads};
+use bonsai_core::{Isa, PageAllocator};
 use clap::Args;
 use serde::Serialize;
 
@@ -124,7 +124,10 @@ pub fn run(
         threads.map(usize::from).or_else(|| std::thread::available_parallelism().ok().map(usize::from));
     let pool = RayonThreads::new(threads.unwrap_or(1))
         .map_err(|e| Failure::new(Code::Failed, format!("threads: {e}")))?;
-    let cpu = Cpu::new(isa).with_threads(Arc::new(pool)).with_cancel(interrupt.token.clone());
+    let cpu = Cpu::new(isa)
+        .with_threads(Arc::new(pool))
+        .with_allocator(Arc::new(PageAllocator::default()))
+        .with_cancel(interrupt.token.clone());
     interrupt.orderly();
     let mut progress = Progress::new(quiet, json);
     progress.stage("ceilings");

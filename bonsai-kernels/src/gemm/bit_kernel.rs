@@ -72,7 +72,8 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
     type Panel = u32;
 
     fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
-        let (rows_at_most, columns_at_most) = (<Self as Microkernel<W>>::ROWS, 6 * <Self as Microkernel<W>>::COLUMNS);
+        let (rows_at_most, columns_at_most) =
+            (<Self as Microkernel<W>>::ROWS, 6 * <Self as Microkernel<W>>::COLUMNS);
         let tile = (T::MR, T::WIDTH);
         let blocking =
             Blocking { rows: rows_at_most, columns: columns_at_most, tile, laying_out: 160, building: 8 };

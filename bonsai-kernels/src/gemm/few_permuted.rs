@@ -114,7 +114,8 @@ fn products<W: PermutedWeights, const ROWS: usize>(
     let blocks = weights.cols() / BLOCK;
     let scales = weights.scales();
     let size = scales.float_type().size();
-    let codes = ColumnBytes::new(weights.codes(), blocks * 2 * <W::Patterns as Patterns>::WORDS, first, count);
+    let codes =
+        ColumnBytes::new(weights.codes(), blocks * 2 * <W::Patterns as Patterns>::WORDS, first, count);
     let stored = ColumnBytes::new(scales.as_slice(), blocks * size, first, count);
     let bf16 = scales.float_type() == FloatType::Bf16;
     let mut of_blocks = [[0.0; LANES]; AT_ONCE];

@@ -16,6 +16,8 @@ mod int_kernel;
 mod matrix_kernel;
 mod microkernel;
 #[cfg(target_arch = "x86_64")]
+mod permute_f32_kernel;
+#[cfg(target_arch = "x86_64")]
 mod permute_kernel;
 mod precision;
 pub mod reference;
@@ -47,6 +49,8 @@ use int_kernel::IntKernel;
 #[cfg(target_arch = "x86_64")]
 use matrix_kernel::{Bf16Codes, Int8Codes, Int16Codes, MatrixKernel};
 use microkernel::Microkernel;
+#[cfg(target_arch = "x86_64")]
+use permute_f32_kernel::PermuteF32Kernel;
 #[cfg(target_arch = "x86_64")]
 use permute_kernel::PermuteKernel;
 use rows::{Bf16Rows, Int8Rows, Int16Rows, PlainRows, RowForm};
@@ -85,12 +89,17 @@ impl<'a> Activations<'a> {
         assert_eq!(self.x.ncols(), weights.cols(), "inputs of a GEMM");
         #[cfg(target_arch = "x86_64")]
         if let Some(t) = permuted(self.isa, self.precision, weights) {
-            return each_sign_kind!(weights, w => {
-                if few_permuted::takes(self.x.nrows(), w) {
-                    few_permuted::multiply(cpu, t, self.x, w, out, epilogue)
-                } else {
-                    self.multiply(cpu, PermuteKernel(t), w, weights.rows(), out, epilogue)
+            return each_sign_kind!(weights, w => match self.precision {
+                ActivationPrecision::F32 => {
+                    self.multiply(cpu, PermuteF32Kernel(t, PlainRows), w, weights.rows(), out, epilogue)
                 }
+                ActivationPrecision::Bf16 => {
+                    self.multiply(cpu, PermuteF32Kernel(t, Bf16Rows), w, weights.rows(), out, epilogue)
+                }
+                _ if few_permuted::takes(self.x.nrows(), w) => {
+                    few_permuted::multiply(cpu, t, self.x, w, out, epilogue)
+                }
+                _ => self.multiply(cpu, PermuteKernel(t), w, weights.rows(), out, epilogue),
             });
         }
         match weights {
@@ -242,7 +251,14 @@ fn permuted(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Opti
         return None;
     };
     let any = weights.rows() > 0 && weights.cols() > 0;
-    let takes = any && precision == ActivationPrecision::Int16 && permute_kernel::takes(group_size);
+    use ActivationPrecision as P;
+    let takes =
+        any && match precision {
+            P::Int16 => true,
+            // two steps of tables in memory take four inputs each
+            P::F32 | P::Bf16 => matches!(weights, Weights::Binary(_)),
+            _ => false,
+        } && permute_kernel::takes(group_size);
     if takes { permute_kernel::of(isa) } else { None }
 }
 
@@ -521,7 +537,11 @@ pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) 
     }
     #[cfg(target_arch = "x86_64")]
     if let Some(t) = permuted(isa, precision, weights) {
-        return each_sign_kind!(weights, w => describe(isa, precision, PermuteKernel(t), w));
+        return each_sign_kind!(weights, w => match precision {
+            ActivationPrecision::F32 => describe(isa, precision, PermuteF32Kernel(t, PlainRows), w),
+            ActivationPrecision::Bf16 => describe(isa, precision, PermuteF32Kernel(t, Bf16Rows), w),
+            _ => describe(isa, precision, PermuteKernel(t), w),
+        });
     }
     if let Some((vectors, numbers)) = tables(isa, precision, weights) {
         fn rows<N: TableNumber, T: TableTile<N>>(_: T) -> usize {

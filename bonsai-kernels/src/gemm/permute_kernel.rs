@@ -150,7 +150,8 @@ impl<W: PermutedWeights> Microkernel<W> for PermuteKernel {
             let tables = tile.operand.chunks_exact(Avx512Vnni::tables_len::<W::Patterns>());
             for (panel, tables) in panel.chunks_exact(block_len::<W>()).zip(tables) {
                 let (indices, scales) = panel.split_at(block_len::<W>() - WIDTH);
-                let (indices, scales) = (bytemuck::must_cast_slice(indices), bytemuck::must_cast_slice(scales));
+                let (indices, scales) =
+                    (bytemuck::must_cast_slice(indices), bytemuck::must_cast_slice(scales));
                 self.0.add_permuted::<W::Patterns>(tables, indices, scales, acc);
             }
         }
@@ -177,37 +178,17 @@ impl<W: PermutedWeights> Work for LayOut<'_, W> {
     #[inline(always)]
     fn work(self) {
         let Self { t, weights, first_column, inputs, panel } = self;
-        let bytes = 2 * W::Patterns::WORDS;
-        let all = weights.codes();
-        let row_bytes = all.len() / weights.rows();
         for first in (0..WIDTH).step_by(LANES) {
-            let column = first_column + first;
-            let count = weights.rows().saturating_sub(column).min(LANES);
-            // panels end where tiles do
-            let (column, count) = if count > 0 { (column, count) } else { (weights.rows() - 1, 1) };
-            for lane in 0..LANES {
-                // rows are far apart, so that the CPU does not guess which lines come next
-                prefetch(all, (column + AHEAD * LANES + lane) * row_bytes + inputs.start / BLOCK * bytes);
-            }
-            let codes = ColumnBytes::new(all, row_bytes, column, count);
-            for (panel, start) in panel.chunks_exact_mut(block_len::<W>()).zip(inputs.clone().step_by(BLOCK)) {
+            let columns = Columns::new(weights, first_column + first, inputs.start);
+            for (panel, start) in panel.chunks_exact_mut(block_len::<W>()).zip(inputs.clone().step_by(BLOCK))
+            {
                 let (indices, scales) = panel.split_at_mut(block_len::<W>() - WIDTH);
                 let indices = bytemuck::must_cast_slice_mut(indices);
-                let block = start / BLOCK;
-                if row_bytes >= (block + 1) * bytes {
-                    t.lay_out_indices::<W::Patterns>(&codes, block, first / LANES, indices);
-                } else {
-                    let mut padded = [[0; BLOCK * 2 / 8]; LANES];
-                    for (padded, column) in padded.iter_mut().zip(column..column + count) {
-                        let rest = &all[column * row_bytes + block * bytes..(column + 1) * row_bytes];
-                        padded[..rest.len()].copy_from_slice(rest);
-                    }
-                    let codes = ColumnBytes::new(padded.as_flattened(), padded[0].len(), 0, LANES);
-                    t.lay_out_indices::<W::Patterns>(&codes, 0, first / LANES, indices);
-                }
+                columns.codes(start / BLOCK, |codes, block| {
+                    t.lay_out_indices::<W::Patterns>(codes, block, first / LANES, indices);
+                });
                 let scales: &mut [f32] = &mut bytemuck::must_cast_slice_mut(scales)[first..first + LANES];
-                scales.fill(0.0);
-                weights.gather_scales(first_column + first, start / weights.group_size(), scales);
+                columns.scales(start, scales);
                 for scale in scales {
                     *scale *= SCALE;
                 }
@@ -216,36 +197,96 @@ impl<W: PermutedWeights> Work for LayOut<'_, W> {
     }
 }
 
+/// 32 columns that are laid out.
+pub(super) struct Columns<'a, W> {
+    weights: &'a W,
+    first: usize,
+    codes: ColumnBytes<'a>,
+}
+
+impl<'a, W: PermutedWeights> Columns<'a, W> {
+    /// Those from `first` on, which panels may begin behind the last of. Asks for the codes of columns further on, from
+    /// `first_input`.
+    #[inline(always)]
+    pub(super) fn new(weights: &'a W, first: usize, first_input: usize) -> Self {
+        let (all, row_bytes) = (weights.codes(), row_bytes(weights));
+        let there = first.min(weights.rows() - 1);
+        let count = (weights.rows() - there).min(LANES);
+        for lane in 0..LANES {
+            // rows are far apart, so that the CPU does not guess which lines come next
+            let at = first_input / BLOCK * 2 * <W::Patterns as Patterns>::WORDS;
+            prefetch(all, (first + AHEAD * LANES + lane) * row_bytes + at);
+        }
+        Self { weights, first, codes: ColumnBytes::new(all, row_bytes, there, count) }
+    }
+
+    /// Calls `body` with codes, and the block of them that is block `block` of these.
+    #[inline(always)]
+    pub(super) fn codes(&self, block: usize, body: impl FnOnce(&ColumnBytes<'_>, usize)) {
+        let bytes = 2 * <W::Patterns as Patterns>::WORDS;
+        let row_bytes = row_bytes(self.weights);
+        if row_bytes >= (block + 1) * bytes {
+            body(&self.codes, block);
+            return;
+        }
+        let all = self.weights.codes();
+        let mut padded = [[0; BLOCK * 2 / 8]; LANES];
+        for (padded, row) in padded.iter_mut().zip(all.chunks_exact(row_bytes).skip(self.first)) {
+            let rest = &row[block * bytes..];
+            padded[..rest.len()].copy_from_slice(rest);
+        }
+        body(&ColumnBytes::new(padded.as_flattened(), padded[0].len(), 0, LANES), 0);
+    }
+
+    /// Their scales of the group of this input, zeros behind the last column.
+    #[inline(always)]
+    pub(super) fn scales(&self, input: usize, out: &mut [f32]) {
+        out.fill(0.0);
+        self.weights.gather_scales(self.first, input / self.weights.group_size(), out);
+    }
+}
+
+fn row_bytes<W: PermutedWeights>(weights: &W) -> usize {
+    weights.codes().len() / weights.rows()
+}
+
 #[cfg(test)]
 mod tests {
     use ndarray::{Array2, s};
 
     use super::*;
-    use crate::gemm::{Activations, ActivationPrecision, Epilogue, few_permuted};
+    use crate::gemm::permute_f32_kernel::PermuteF32Kernel;
+    use crate::gemm::rows::PlainRows;
+    use crate::gemm::{ActivationPrecision, Activations, Epilogue, few_permuted};
     use crate::weights::{FloatType, Weights};
     use crate::{Cpu, SharedBytes};
 
     /// Bytes of a sequence of well-mixed numbers.
     fn bytes(len: usize, seed: u64) -> Vec<u8> {
-        let byte = |i: u64| (seed + i).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(27).wrapping_mul(seed | 1);
+        let byte =
+            |i: u64| (seed + i).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(27).wrapping_mul(seed | 1);
         (0..len as u64).map(|i| (byte(i) >> 40) as u8).collect()
     }
 
-    fn scales(len: usize, float_type: FloatType) -> Scales {
+    /// Some numbers, or powers of two.
+    fn scales(len: usize, float_type: FloatType, powers: bool) -> Scales {
         let bytes = (0..len).flat_map(|i| {
-            let value = 0.01 + (i * 37 % 101) as f32 / 1e4;
+            let mantissa = if powers { 0 } else { i * 37 % 128 };
+            let exponent = i % 3;
             match float_type {
-                FloatType::F32 => value.to_le_bytes().to_vec(),
-                FloatType::Bf16 => ((value.to_bits() >> 16) as u16).to_le_bytes().to_vec(),
-                FloatType::F16 => (0x2000 + (i * 37 % 2048) as u16).to_le_bytes().to_vec(),
+                FloatType::F32 => {
+                    ((0x3c00 + exponent * 0x80 + mantissa) as u32).rotate_left(16).to_le_bytes().to_vec()
+                }
+                FloatType::Bf16 => ((0x3c00 + exponent * 0x80 + mantissa) as u16).to_le_bytes().to_vec(),
+                FloatType::F16 => ((0x2000 + exponent * 0x400 + mantissa * 8) as u16).to_le_bytes().to_vec(),
             }
         });
         Scales::new(SharedBytes::from_vec(bytes.collect()), float_type, 0.5)
     }
 
     /// Both kinds of weights; not all of a ternary code's values mean something.
-    fn weights(n: usize, k: usize, group: usize, float_type: FloatType) -> [Weights; 2] {
-        let scales = || scales(n * k.div_ceil(group), float_type);
+    fn weights(n: usize, k: usize, group: usize, float_type: FloatType, powers: bool) -> [Weights; 2] {
+        let scales = || scales(n * k.div_ceil(group), float_type, powers);
         let signs = SharedBytes::from_vec(bytes(n * k.div_ceil(8), 5));
         let mut codes = bytes(n * k.div_ceil(4), 7);
         for byte in &mut codes {
@@ -279,7 +320,7 @@ mod tests {
             let x = Array2::from_shape_vec((ROWS, k), bytes(ROWS * k, 3)).unwrap();
             let x = x.mapv(|b| f32::from(b) / 64.0 - 2.0);
             let rows = Activations::new(&cpu, x.view());
-            for weights in weights(n, k, group, float_type) {
+            for weights in weights(n, k, group, float_type, false) {
                 let [mut want, mut got] = std::array::from_fn(|_| Array2::zeros((ROWS, n)));
                 rows.matmul(&cpu, &weights, want.view_mut(), Epilogue::Store).unwrap();
                 super::super::each_sign_kind!(&weights, w => {
@@ -291,6 +332,30 @@ mod tests {
                         assert_eq!(few, 1.0 + &want.slice(s![..some, ..]), "{} {some}x{n}x{k}", weights.kind());
                     }
                 });
+            }
+        }
+    }
+    /// Of numbers whose sums are exact, so that the order does not matter.
+    #[test]
+    fn tables_of_floats_in_registers_make_the_sums_of_tables_in_memory() {
+        let Some(t) = Avx512Vnni::detect() else {
+            println!("skipped: this CPU has no AVX-512 with byte permutations");
+            return;
+        };
+        let cpu = Cpu::new(Isa::Avx512(t.lower())).with_precision(ActivationPrecision::F32);
+        for (n, k, group, float_type) in
+            [(1, 128, 128, FloatType::F16), (65, 200, 128, FloatType::Bf16), (1600, 648, 256, FloatType::F32)]
+        {
+            let x = Array2::from_shape_vec((13, k), bytes(13 * k, 3)).unwrap().mapv(|b| f32::from(b) - 128.0);
+            let rows = Activations::new(&cpu, x.view());
+            for weights in weights(n, k, group, float_type, true) {
+                let [mut want, mut got] = std::array::from_fn(|_| Array2::zeros((13, n)));
+                rows.matmul(&cpu, &weights, want.view_mut(), Epilogue::Store).unwrap();
+                super::super::each_sign_kind!(&weights, w => {
+                    let kernel = PermuteF32Kernel(t, PlainRows);
+                    rows.multiply(&cpu, kernel, w, n, got.view_mut(), Epilogue::Store).unwrap();
+                });
+                assert_eq!(got, want, "{} {n}x{k}", weights.kind());
             }
         }
     }

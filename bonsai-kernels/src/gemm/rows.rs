@@ -122,14 +122,20 @@ pub(super) fn nearest_bf16(x: f32) -> f32 {
 /// f32 rows that the f32 kernels multiply.
 pub(crate) trait F32Rows: RowForm<Element = f32> {
     const FMA: &'static str;
+    #[cfg(target_arch = "x86_64")]
+    const PERMUTED: &'static str;
 }
 
 impl F32Rows for PlainRows {
     const FMA: &'static str = "f32-fma";
+    #[cfg(target_arch = "x86_64")]
+    const PERMUTED: &'static str = "f32-permuted-tables";
 }
 
 impl F32Rows for Bf16Rows {
     const FMA: &'static str = "bf16-fma";
+    #[cfg(target_arch = "x86_64")]
+    const PERMUTED: &'static str = "bf16-permuted-tables";
 }
 
 /// 16-bit integers with one scale a row, such that no sum of magnitudes over a block of 128 exceeds `i16::MAX`.

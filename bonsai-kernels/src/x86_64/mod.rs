@@ -8,6 +8,7 @@ mod int_tile;
 mod lanes;
 pub(crate) mod nibble;
 pub(crate) mod permute;
+pub(crate) mod permute_f32;
 pub(crate) mod sign_dot;
 mod table;
 mod tile;

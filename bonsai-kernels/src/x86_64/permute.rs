@@ -44,6 +44,8 @@ pub(crate) trait Patterns: Copy + Send + Sync + 'static {
     const STEPS: usize = BLOCK.div_ceil(Self::INPUTS);
     /// 16-bit words of codes of a block.
     const WORDS: usize = BLOCK * Self::BITS / 16;
+    /// What each input counts in an entry of a table: -1, 0 or 1.
+    const COUNTS: [[i8; 5]; ENTRIES];
 
     /// The parts of four tables, one of them in each 128 bits, from their inputs, which stand there in the first words.
     ///
@@ -109,8 +111,10 @@ pub(crate) struct Signs;
 
 impl Signs {
     // parts: `+-x0 +-x1 - x2`, then `+-x3 +-x4`
-    const FIRST: [u8; 64] = repeated([Some(0), Some(0), Some(0), Some(0), Some(3), Some(3), Some(3), Some(3)]);
-    const SECOND: [u8; 64] = repeated([Some(1), Some(1), Some(1), Some(1), Some(4), Some(4), Some(4), Some(4)]);
+    const FIRST: [u8; 64] =
+        repeated([Some(0), Some(0), Some(0), Some(0), Some(3), Some(3), Some(3), Some(3)]);
+    const SECOND: [u8; 64] =
+        repeated([Some(1), Some(1), Some(1), Some(1), Some(4), Some(4), Some(4), Some(4)]);
     const THIRD: [u8; 64] = repeated([Some(2), Some(2), Some(2), Some(2), None, None, None, None]);
     /// Sums of three inputs: with `x2` counted positive they are those of the opposite signs, negated.
     const LOW: [u8; 64] = {
@@ -137,6 +141,17 @@ impl Signs {
 impl Patterns for Signs {
     const BITS: usize = 1;
     const INPUTS: usize = 5;
+    const COUNTS: [[i8; 5]; ENTRIES] = {
+        let mut counts = [[-1; 5]; ENTRIES];
+        let mut i = 0;
+        while i < 5 * ENTRIES {
+            if i / 5 >> (i % 5) & 1 == 1 {
+                counts[i / 5][i % 5] = 1;
+            }
+            i += 1;
+        }
+        counts
+    };
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -234,6 +249,15 @@ impl Trits {
 impl Patterns for Trits {
     const BITS: usize = 2;
     const INPUTS: usize = 3;
+    const COUNTS: [[i8; 5]; ENTRIES] = {
+        let mut counts = [[0; 5]; ENTRIES];
+        let mut entry = 0;
+        while entry < 27 {
+            counts[entry] = [entry as i8 % 3 - 1, entry as i8 / 3 % 3 - 1, entry as i8 / 9 - 1, 0, 0];
+            entry += 1;
+        }
+        counts
+    };
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -296,6 +320,12 @@ impl<'a> ColumnBytes<'a> {
             *column = column.wrapping_add((first + lane.min(count - 1)) * len);
         }
         Self { columns, len, bytes: PhantomData }
+    }
+
+    /// Bytes of each column.
+    #[inline(always)]
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     /// Asks for a part of the columns behind these, when `LEN` bytes from `at` on of each of these are read. In the order in which
@@ -480,7 +510,9 @@ unsafe fn words<const WORDS: usize>(codes: &ColumnBytes<'_>, at: usize) -> [__m5
             for (i, line) in lines.iter_mut().enumerate() {
                 // SAFETY: each column has so many bytes.
                 unsafe {
-                    let of = |lane: usize| _mm_loadu_si128(codes.columns[16 * half + 4 * lane + i].add(at + 16 * part).cast());
+                    let of = |lane: usize| {
+                        _mm_loadu_si128(codes.columns[16 * half + 4 * lane + i].add(at + 16 * part).cast())
+                    };
                     let all = _mm512_castsi128_si512(of(0));
                     let all = _mm512_inserti32x4::<1>(all, of(1));
                     let all = _mm512_inserti32x4::<2>(all, of(2));
@@ -511,7 +543,7 @@ unsafe fn words<const WORDS: usize>(codes: &ColumnBytes<'_>, at: usize) -> [__m5
 /// The CPU has the instructions.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2")]
-unsafe fn index<P: Patterns>(words: &[__m512i; MOST_WORDS + 1], step: usize) -> __m512i {
+pub(super) unsafe fn index<P: Patterns>(words: &[__m512i; MOST_WORDS + 1], step: usize) -> __m512i {
     let bit = step * P::INPUTS * P::BITS;
     let shift = _mm512_set1_epi16((bit % 16) as i16);
     // SAFETY: as the caller promised.
@@ -531,6 +563,8 @@ macro_rules! each_step {
         })*
     };
 }
+
+pub(super) use each_step;
 
 /// # Safety
 /// The CPU has the instructions; each column has `WORDS` words from byte `at` on, and indices of steps are `WIDTH` apart.
@@ -588,17 +622,35 @@ unsafe fn sums(
     macro_rules! pick {
         ($sum:literal, $index:literal, $table:literal, $picked:literal) => {
             concat!(
-                "vpermw zmm", $picked, ", zmm", $index, ", zmm", $table, "\n",
-                "vpaddsw zmm", $sum, ", zmm", $sum, ", zmm", $picked, "\n",
+                "vpermw zmm",
+                $picked,
+                ", zmm",
+                $index,
+                ", zmm",
+                $table,
+                "\n",
+                "vpaddsw zmm",
+                $sum,
+                ", zmm",
+                $sum,
+                ", zmm",
+                $picked,
+                "\n",
             )
         };
     }
     macro_rules! row {
         ($row:literal, $table:literal: $a:literal $b:literal $c:literal $d:literal) => {
             concat!(
-                "vmovdqa64 zmm", $table, ", [{tables} + 64 * ", $row, "]\n",
-                pick!($a, 24, $table, 30), pick!($b, 25, $table, 31),
-                pick!($c, 26, $table, 30), pick!($d, 27, $table, 31),
+                "vmovdqa64 zmm",
+                $table,
+                ", [{tables} + 64 * ",
+                $row,
+                "]\n",
+                pick!($a, 24, $table, 30),
+                pick!($b, 25, $table, 31),
+                pick!($c, 26, $table, 30),
+                pick!($d, 27, $table, 31),
             )
         };
     }
@@ -704,7 +756,13 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
 /// # Safety
 /// The CPU has the instructions; each column has 16 bytes from byte `at` on.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn turn_floats(stored: &ColumnBytes<'_>, at: usize, bf16: bool, times: f32, out: &mut [[f32; LANES]; 8]) {
+unsafe fn turn_floats(
+    stored: &ColumnBytes<'_>,
+    at: usize,
+    bf16: bool,
+    times: f32,
+    out: &mut [[f32; LANES]; 8],
+) {
     let times = _mm512_set1_ps(times);
     // SAFETY: as the caller promised; each line of `out` is two vectors.
     unsafe {
