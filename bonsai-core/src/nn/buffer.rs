@@ -88,6 +88,22 @@ impl PictureBuffer {
         Ok(Self { data: cpu.buffer(len)?, shape: (height, width, channels) })
     }
 
+    /// `spare`, if it has this shape, with whatever it holds; else a buffer of zeros. Memory that is fresh from the system costs
+    /// as much as a part of what is done in it.
+    ///
+    /// # Errors
+    /// When the memory can't be had.
+    pub(crate) fn from_spare(
+        cpu: &Cpu,
+        shape: (usize, usize, usize),
+        spare: Option<PictureBuffer>,
+    ) -> Result<Self> {
+        match spare {
+            Some(spare) if spare.shape == shape => Ok(spare),
+            _ => Self::zeros(cpu, shape),
+        }
+    }
+
     /// A copy of a view.
     ///
     /// # Errors

@@ -78,14 +78,14 @@ impl MidBlock {
         x: PictureBuffer,
         name: &str,
     ) -> Result<PictureBuffer> {
-        let mut x = self.resnets[0].forward(cx, x)?;
+        let mut x = self.resnets[0].forward(cx, x, &mut None)?;
         cx.tap_picture(format_args!("{name}.resnets.0"), x.view());
         if let Some(attention) = &self.attention {
             // the module adds its input itself, so that its output is the sum
             x = attention.forward(cx, x)?;
             cx.tap_picture(format_args!("{name}.attentions.0"), x.view());
         }
-        let x = self.resnets[1].forward(cx, x)?;
+        let x = self.resnets[1].forward(cx, x, &mut None)?;
         cx.tap_picture(format_args!("{name}.resnets.1"), x.view());
         cx.tap_picture(format_args!("{name}"), x.view());
         Ok(x)

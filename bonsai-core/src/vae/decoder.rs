@@ -67,28 +67,30 @@ impl Decoder {
         // the convolution between the level before and this one, where it is still to be done
         let mut pending: Option<&Conv> = None;
         for (i, level) in self.levels.iter().enumerate() {
+            let mut spare = None;
             for (j, resnet) in level.resnets.iter().enumerate() {
                 x = match pending.take() {
-                    Some(upsample) => resnet.forward_upsampled(cx, x, upsample)?,
-                    None => resnet.forward(cx, x)?,
+                    Some(upsample) => resnet.forward_upsampled(cx, x, upsample, &mut spare)?,
+                    None => resnet.forward(cx, x, &mut spare)?,
                 };
                 cx.tap_picture(format_args!("decoder.up_blocks.{i}.resnets.{j}"), x.view());
                 done += 1;
                 cx.part_done(done, parts)?;
             }
+            drop(spare);
             if let Some(upsample) = &level.upsample {
                 // who looks inside wants to see it
                 if i + 1 + strips >= self.levels.len() && cx.probe.is_none() {
                     pending = Some(upsample);
                     continue;
                 }
-                x = convolve(cx, upsample, Sampling::UpsampleNearest, None, &x)?;
+                x = convolve(cx, upsample, Sampling::UpsampleNearest, None, &x, None)?;
                 cx.tap_picture(format_args!("decoder.up_blocks.{i}.upsamplers.0"), x.view());
             }
             cx.tap_picture(format_args!("decoder.up_blocks.{i}"), x.view());
         }
         let norm = self.norm_out.of(cx, &x)?;
-        let picture = convolve(cx, &self.conv_out, Sampling::Same, Some(&norm), &x)?;
+        let picture = convolve(cx, &self.conv_out, Sampling::Same, Some(&norm), &x, None)?;
         cx.tap_picture(format_args!("decoder.conv_out"), picture.view());
         cx.part_done(parts, parts)?;
         Ok(picture)

@@ -59,14 +59,16 @@ impl Encoder {
         drop(picture);
         cx.tap_picture(format_args!("encoder.conv_in"), x.view());
         for (i, level) in self.levels.iter().enumerate() {
+            let mut spare = None;
             for (j, resnet) in level.resnets.iter().enumerate() {
-                x = resnet.forward(cx, x)?;
+                x = resnet.forward(cx, x, &mut spare)?;
                 cx.tap_picture(format_args!("encoder.down_blocks.{i}.resnets.{j}"), x.view());
                 done += 1;
                 cx.part_done(done, parts)?;
             }
+            drop(spare);
             if let Some(downsample) = &level.downsample {
-                x = convolve(cx, downsample, Sampling::Downsample, None, &x)?;
+                x = convolve(cx, downsample, Sampling::Downsample, None, &x, None)?;
                 cx.tap_picture(format_args!("encoder.down_blocks.{i}.downsamplers.0"), x.view());
             }
             cx.tap_picture(format_args!("encoder.down_blocks.{i}"), x.view());

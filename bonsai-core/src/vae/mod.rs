@@ -279,22 +279,23 @@ impl GroupNorm {
     }
 }
 
-/// `conv(x)` into a new buffer, `x` through norm and SiLU first where there is a norm.
+/// `conv(x)` into a new buffer, or a spare one that fits, `x` through norm and SiLU first where there is a norm.
 fn convolve(
     cx: &Context<'_>,
     conv: &Conv,
     sampling: Sampling,
     norm_silu: Option<&ChannelAffine>,
     x: &PictureBuffer,
+    spare: Option<PictureBuffer>,
 ) -> Result<PictureBuffer> {
     let weights = conv.prepare()?;
     let (height, width, _) = x.dim();
     let (height, width) = sampling.output_size(height, width);
-    let mut out = PictureBuffer::zeros(cx.cpu, (height, width, conv.out_channels()))?;
+    let mut out = PictureBuffer::from_spare(cx.cpu, (height, width, conv.out_channels()), spare)?;
     Conv2d { weights: &weights, sampling, norm_silu, add: false }.run(cx.cpu, x.view(), out.view_mut())?;
     Ok(out)
 }
 
 fn plain_conv(cx: &Context<'_>, conv: &Conv, x: &PictureBuffer) -> Result<PictureBuffer> {
-    convolve(cx, conv, Sampling::Same, None, x)
+    convolve(cx, conv, Sampling::Same, None, x, None)
 }

@@ -30,27 +30,35 @@ impl ResnetBlock {
         })
     }
 
-    pub(super) fn forward(&self, cx: &Context<'_>, x: PictureBuffer) -> Result<PictureBuffer> {
+    /// `spare` may hold a picture that nobody needs; afterwards it does.
+    pub(super) fn forward(
+        &self,
+        cx: &Context<'_>,
+        x: PictureBuffer,
+        spare: &mut Option<PictureBuffer>,
+    ) -> Result<PictureBuffer> {
         let norm = self.norm1.of(cx, &x)?;
-        let hidden = convolve(cx, &self.conv1, Sampling::Same, Some(&norm), &x)?;
+        let hidden = convolve(cx, &self.conv1, Sampling::Same, Some(&norm), &x, spare.take())?;
         let out = match &self.shortcut {
             Some(shortcut) => plain_conv(cx, shortcut, &x)?,
             None => x,
         };
-        self.finish(cx, hidden, out)
+        self.finish(cx, hidden, out, spare)
     }
 
-    /// `out + conv2(silu(norm2(hidden)))`
+    /// `out + conv2(silu(norm2(hidden)))`; `hidden` is spare then.
     pub(super) fn finish(
         &self,
         cx: &Context<'_>,
         hidden: PictureBuffer,
         mut out: PictureBuffer,
+        spare: &mut Option<PictureBuffer>,
     ) -> Result<PictureBuffer> {
         let norm = self.norm2.of(cx, &hidden)?;
         let weights = self.conv2.prepare()?;
         let conv2 = Conv2d { weights: &weights, sampling: Sampling::Same, norm_silu: Some(&norm), add: true };
         conv2.run(cx.cpu, hidden.view(), out.view_mut())?;
+        *spare = Some(hidden);
         Ok(out)
     }
 }

@@ -25,12 +25,13 @@ pub(super) fn strip_rows(width: usize, channels: usize) -> usize {
 }
 
 impl ResnetBlock {
-    /// `forward(upsample(x))`
+    /// `forward(upsample(x))`; `spare` holds a picture that nobody needs then.
     pub(super) fn forward_upsampled(
         &self,
         cx: &Context<'_>,
         x: PictureBuffer,
         upsample: &Conv,
+        spare: &mut Option<PictureBuffer>,
     ) -> Result<PictureBuffer> {
         let cpu = cx.cpu;
         let (height, width, _) = x.dim();
@@ -78,7 +79,7 @@ impl ResnetBlock {
             }
         }
         drop((x, window));
-        self.finish(cx, hidden, out)
+        self.finish(cx, hidden, out, spare)
     }
 }
 
