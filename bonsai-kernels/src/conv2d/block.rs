@@ -140,8 +140,18 @@ impl<N: Number> Scratch<N> {
         let mut pixels: Vec<usize> = (0..height / plan.step * columns)
             .map(|i| (i / columns * shape.width + i % columns) * plan.stride)
             .collect();
+        let computed = pixels.len();
         // the last tile repeats a pixel
         pixels.resize(pixels.len().next_multiple_of(T::MR), 0);
+        let mut lines: Vec<&mut [f32]> = Vec::with_capacity(height * width);
+        for line in out.axis_iter_mut(Axis(0)) {
+            let mut rest = line;
+            while rest.nrows() > 0 {
+                let (pixel, behind) = rest.split_at(Axis(0), 1);
+                lines.push(pixel.into_slice().expect("pictures are contiguous"));
+                rest = behind;
+            }
+        }
         let mut done = 0;
         while done < channels {
             let first = first_channel + done;
@@ -149,34 +159,59 @@ impl<N: Number> Scratch<N> {
             let left = (channels - done).min(BLOCK - first % BLOCK);
             let panel_width = T::width_for(left);
             let used = panel_width.min(left);
+            let bias = &conv.weights.bias()[first..first + used];
             for phase in &plan.phases {
-                self.sum(
-                    conv.weights,
-                    cpu,
-                    t,
-                    plan,
-                    shape,
-                    phase,
-                    &pixels,
-                    first..first + used,
-                    panel_width,
-                )?;
-                let bias = &conv.weights.bias()[first..first + used];
-                let mut sums = self.sums.chunks_exact(panel_width);
-                for mut line in out.axis_iter_mut(Axis(0)).skip(phase.y).step_by(plan.step) {
-                    let line = line.axis_iter_mut(Axis(0)).skip(phase.x).step_by(plan.step);
-                    for (pixel, sums) in line.zip(&mut sums) {
-                        let pixel = pixel.into_slice().expect("pictures are contiguous");
-                        let pixel = &mut pixel[done..done + used];
-                        for ((o, a), b) in pixel.iter_mut().zip(sums).zip(bias) {
-                            *o = if conv.add { *o + a + b } else { a + b };
-                        }
+                // the outputs of computed pixels
+                let output = |i: usize| {
+                    let (y, x) = (i / columns * plan.step + phase.y, i % columns * plan.step + phase.x);
+                    y * width + x
+                };
+                let mut finish = |first: usize, sums: &[f32]| {
+                    let count = T::MR.min(computed - first);
+                    let mut at = [0; MAX_MR];
+                    for (i, at) in at[..count].iter_mut().enumerate() {
+                        *at = output(first + i);
                     }
-                }
+                    let (at, lines) = (&at[..count], &mut lines[..]);
+                    t.work(Finish { sums, width: panel_width, bias, add: conv.add, at, first: done, lines });
+                };
+                let columns = first..first + used;
+                self.sum(conv.weights, cpu, t, plan, shape, phase, &pixels, columns, panel_width, &mut finish)?;
             }
             done += used;
         }
         Ok(())
+    }
+}
+
+/// The finished sums of a tile on their way into the output.
+struct Finish<'a, 'o> {
+    /// `[at][width]`
+    sums: &'a [f32],
+    width: usize,
+    bias: &'a [f32],
+    add: bool,
+    /// Which outputs they are of.
+    at: &'a [usize],
+    /// Their first channel.
+    first: usize,
+    lines: &'a mut [&'o mut [f32]],
+}
+
+impl Work for Finish<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let Self { sums, width, bias, add, at, first, lines } = self;
+        for (sums, &at) in sums.chunks_exact(width).zip(at) {
+            let out = &mut lines[at][first..first + bias.len()];
+            if add {
+                out.iter_mut().zip(sums).zip(bias).for_each(|((o, a), b)| *o = *o + a + b);
+            } else {
+                out.iter_mut().zip(sums).zip(bias).for_each(|((o, a), b)| *o = a + b);
+            }
+        }
     }
 }
 
@@ -229,7 +264,7 @@ impl<N: Number, T: Token> Work for LoadPixel<'_, N, T> {
 }
 
 impl<N: Number> Scratch<N> {
-    /// The sums of one phase for `columns` at all `pixels`.
+    /// The sums of one phase for `columns` at all `pixels`, which `finish` takes tile by tile, from a pixel on.
     #[expect(clippy::too_many_arguments, reason = "one step of `compute`")]
     fn sum<T: DotTile<N>>(
         &mut self,
@@ -242,11 +277,13 @@ impl<N: Number> Scratch<N> {
         pixels: &[usize],
         columns: Range<usize>,
         width: usize,
+        finish: &mut impl FnMut(usize, &[f32]),
     ) -> Result<()> {
         let Self { input, units, panel, sums, .. } = self;
         let of_columns = columns.start..columns.start + width;
         let (scales, column) = (&plan.scales[of_columns.clone()], &plan.units[of_columns]);
         let (mut at, mut row, mut keep) = ([0; MAX_MR], [1.0; MAX_MR], [0.0; MAX_MR]);
+        let mut left = shape.channel_blocks.len() * phase.taps.len();
         for block in &shape.channel_blocks {
             let inputs = block.first..block.first + block.channels;
             let rows = &input[shape.pixels() * block.first_word..][..shape.pixels() * block.words];
@@ -263,7 +300,10 @@ impl<N: Number> Scratch<N> {
                     panel,
                 });
                 let offset = tap.y * shape.width + tap.x;
-                for (pixels, sums) in pixels.chunks_exact(T::MR).zip(sums.chunks_exact_mut(T::MR * width)) {
+                let last = left == 1;
+                left -= 1;
+                let tiles = pixels.chunks_exact(T::MR).zip(sums.chunks_exact_mut(T::MR * width));
+                for (tile, (pixels, sums)) in tiles.enumerate() {
                     for (m, pixel) in pixels.iter().enumerate() {
                         at[m] = (pixel + offset) * block.words;
                         row[m] = units[pixel + offset];
@@ -271,6 +311,10 @@ impl<N: Number> Scratch<N> {
                     let (at, row, keep) = (&at[..T::MR], &row[..T::MR], &keep[..T::MR]);
                     let depth = block.words;
                     t.dot(Dot { width, depth, rows, at, panel, keep, row, column }, sums, width);
+                    if last {
+                        // while they are near
+                        finish(tile * T::MR, sums);
+                    }
                 }
                 keep = [1.0; MAX_MR];
             }

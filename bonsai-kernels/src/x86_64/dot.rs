@@ -62,9 +62,9 @@ macro_rules! dot_tile {
             // SAFETY: as the caller promised.
             unsafe {
                 match dot.keep {
-                    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0] => $module::store::<NV, NONE>(dot, &acc, sums, stride),
-                    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0] => $module::store::<NV, ALL>(dot, &acc, sums, stride),
-                    _ => $module::store::<NV, SOME>(dot, &acc, sums, stride),
+                    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0] => $module::store::<NV, NONE>(dot, acc, sums, stride),
+                    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0] => $module::store::<NV, ALL>(dot, acc, sums, stride),
+                    _ => $module::store::<NV, SOME>(dot, acc, sums, stride),
                 }
             }
         }
@@ -78,7 +78,7 @@ macro_rules! dot_tile {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn store<const NV: usize, const KEEP: u8>(
                 dot: &Dot<'_, $word>,
-                acc: &[[$sum; NV]; MR],
+                acc: [[$sum; NV]; MR],
                 sums: *mut f32,
                 stride: usize,
             ) {
