@@ -15,7 +15,7 @@ pub(crate) const MAPPED_BYTES: usize = 4 << 20;
 /// Mappings begin at whole pages, the smallest of which are this large.
 const PAGE: usize = 4096;
 
-/// The default allocator of a pipeline: large buffers are mappings of their own, with large pages where the system has them.
+/// The default allocator of a pipeline.
 #[derive(Debug, Default)]
 pub struct PageAllocator {
     /// By address.
@@ -34,9 +34,6 @@ unsafe impl Allocator for PageAllocator {
             return SystemAllocator.allocate_zeroed(layout);
         }
         let mut mapping = MmapMut::map_anon(layout.size()).ok()?;
-        // pages of 2 MB come seven times as fast; a system without them goes on with small ones
-        #[cfg(target_os = "linux")]
-        let _ = mapping.advise(memmap2::Advice::HugePage);
         let ptr = NonNull::new(mapping.as_mut_ptr())?;
         self.mappings.lock().unwrap_or_else(PoisonError::into_inner).insert(ptr.addr().get(), mapping);
         Some(ptr)

@@ -274,6 +274,7 @@ impl Pipeline {
         let tokens = self.tokenizer().encode_prompt(prompt, max_sequence_length)?;
         let used = tokens.mask.iter().filter(|&&m| m).count();
         tell_cut(used, tokens.cut, notify)?;
+        let _buffers = Buffers(&self.cpu);
         // each layer is read once for each prompt, so that it need not stay
         let [text_encoder_pages, ..] = &self.model.pages;
         let mut on_part = |layer, layers| {
@@ -413,6 +414,7 @@ impl Pipeline {
         tiling: Option<&Tiling>,
         plan: Plan,
     ) -> Result<PictureBuffer> {
+        let _buffers = Buffers(&self.cpu);
         let latent = self.denormalise(latents)?;
         let picture = match tiling {
             Some(tiling) => self.vae().decode_tiled(cx, latent.view(), tiling)?,
@@ -533,6 +535,7 @@ impl Pipeline {
             Ok(())
         };
         let mut cx = Context::new(&self.cpu).with_progress(&mut on_part);
+        let buffers = Buffers(&self.cpu);
         let conditioning = self.condition(&mut cx, projected, &sigmas, guidance)?;
         let tokens = conditioning.text_tokens() + latents.tokens();
         let mut scratch = Scratch::new(&self.cpu, self.transformer().config(), tokens)?;
@@ -554,7 +557,7 @@ impl Pipeline {
             }
             started = Instant::now();
         }
-        drop((scratch, conditioning));
+        drop((scratch, conditioning, buffers));
         transformer_pages.release_by(plan);
 
         let started = Instant::now();
@@ -654,4 +657,13 @@ fn expect_finite(what: &str, values: &[f32]) -> Result<()> {
         ErrorKind::Numerical,
         format!("{what}: NaN or infinity; the weights are damaged or belong to another model"),
     ))
+}
+
+/// Gives back what the operations of a stage left to each other, however the stage ends.
+struct Buffers<'a>(&'a Cpu);
+
+impl Drop for Buffers<'_> {
+    fn drop(&mut self) {
+        self.0.release_buffers();
+    }
 }

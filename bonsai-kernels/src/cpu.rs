@@ -9,6 +9,7 @@ use crate::aligned::{AlignedBuf, Allocator, Element, SystemAllocator};
 use crate::error::{KernelError, Result};
 use crate::gemm::ActivationPrecision;
 use crate::isa::Isa;
+use crate::spare::{SpareBuf, SpareBuffers};
 use crate::threads::{ParallelFor, Serial};
 
 /// A flag that ends running work from any thread. Clones share the flag.
@@ -72,6 +73,7 @@ pub struct Cpu {
     allocator: Arc<dyn Allocator>,
     cancel: CancelToken,
     meter: Option<Arc<Meter>>,
+    spare: Arc<SpareBuffers>,
 }
 
 impl fmt::Debug for Cpu {
@@ -94,6 +96,7 @@ impl Cpu {
             allocator: Arc::new(SystemAllocator),
             cancel: CancelToken::new(),
             meter: None,
+            spare: Arc::default(),
         }
     }
 
@@ -110,7 +113,7 @@ impl Cpu {
 
     /// The same with this source of large buffers.
     pub fn with_allocator(self, allocator: Arc<dyn Allocator>) -> Self {
-        Self { allocator, ..self }
+        Self { allocator, spare: Arc::default(), ..self }
     }
 
     /// The same, polling this token.
@@ -156,6 +159,20 @@ impl Cpu {
     /// [`KernelError::OutOfMemory`].
     pub fn buffer<T: Element>(&self, len: usize) -> Result<AlignedBuf<T>> {
         AlignedBuf::zeroed(&self.allocator, len)
+    }
+
+    /// A buffer of numbers that are whatever an earlier operation left there.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub(crate) fn spare<T: Element + bytemuck::Pod>(&self, len: usize) -> Result<SpareBuf<T>> {
+        self.spare.take(&self.allocator, len)
+    }
+
+    /// Gives back the buffers that operations leave to the next ones, which are as much memory as one of them needs. They also
+    /// go with the last clone of this handle.
+    pub fn release_buffers(&self) {
+        self.spare.release();
     }
 
     /// Works `items` off on all threads, each item once; every thread that joins makes one state with `init`.

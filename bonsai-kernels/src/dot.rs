@@ -1,6 +1,8 @@
 //! The inner product that attention and convolution are made of: a few rows times a narrow panel, with factors in one
 //! of several number formats and sums that never lose what the factors held.
 
+use bytemuck::Pod;
+
 use crate::Cpu;
 use crate::aligned::Element;
 use crate::gemm::ActivationPrecision;
@@ -61,7 +63,7 @@ impl DotPrecision {
 pub(crate) trait Number: Copy + Send + Sync + 'static {
     const PRECISION: DotPrecision;
     /// What a row or panel is made of.
-    type Word: Element;
+    type Word: Element + Pod;
     /// Values in one word: 1, or 2.
     const PER_WORD: usize;
     /// Whether values are multiplied with a scale before they are rounded.

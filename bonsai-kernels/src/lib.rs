@@ -48,6 +48,7 @@ mod prefetch;
 pub mod reference;
 pub mod rope;
 mod rows;
+mod spare;
 mod table;
 mod threads;
 mod tile;

@@ -83,6 +83,8 @@ impl MidBlock {
         if let Some(attention) = &self.attention {
             // the module adds its input itself, so that its output is the sum
             x = attention.forward(cx, x)?;
+            // nothing else here multiplies matrices
+            cx.cpu.release_buffers();
             cx.tap_picture(format_args!("{name}.attentions.0"), x.view());
         }
         let x = self.resnets[1].forward(cx, x, &mut None)?;

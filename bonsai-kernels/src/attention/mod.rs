@@ -115,7 +115,7 @@ fn attend<N: Number, T: DotTile<N>>(
     let (head_len, units_len) = (blocks * layout.block_len(), blocks * layout.units_len());
     let at_once = (PANEL_BYTES / (4 * head_len.max(1))).clamp(1, heads.key_value);
     let mut panels =
-        Panels::<N> { words: cpu.buffer(at_once * head_len)?, units: cpu.buffer(at_once * units_len)? };
+        Panels::<N> { words: cpu.spare(at_once * head_len)?, units: cpu.buffer(at_once * units_len)? };
     let split = heads.query * q.nrows() / MIN_TASKS;
     let queries_per_task = split.clamp(MIN_QUERIES_PER_TASK, QUERIES_PER_TASK).next_multiple_of(T::MR);
     for first_kv in (0..heads.key_value).step_by(at_once) {

@@ -6,6 +6,7 @@ use crate::dot::{DotTile, LARGEST_SCALE, MAX_WIDTH, Number, PackRow};
 use crate::isa::Work;
 use crate::prefetch::prefetch_all;
 use crate::rows::row_of;
+use crate::spare::SpareBuf;
 
 /// Where keys and values of one block of [`KEYS`] keys stand: for each panel of keys `[words][width]`, then for each
 /// panel of value channels `[words][width]`. A word with two values holds values `i` and `words + i` of a key, or of
@@ -200,6 +201,6 @@ impl<N: Number> Work for PackValues<'_, N> {
 
 /// The panels of some heads, block after block.
 pub(super) struct Panels<N: Number> {
-    pub(super) words: AlignedBuf<N::Word>,
+    pub(super) words: SpareBuf<N::Word>,
     pub(super) units: AlignedBuf<f32>,
 }

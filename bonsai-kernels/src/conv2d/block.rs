@@ -176,7 +176,18 @@ impl<N: Number> Scratch<N> {
                     t.work(Finish { sums, width: panel_width, bias, add: conv.add, at, first: done, lines });
                 };
                 let columns = first..first + used;
-                self.sum(conv.weights, cpu, t, plan, shape, phase, &pixels, columns, panel_width, &mut finish)?;
+                self.sum(
+                    conv.weights,
+                    cpu,
+                    t,
+                    plan,
+                    shape,
+                    phase,
+                    &pixels,
+                    columns,
+                    panel_width,
+                    &mut finish,
+                )?;
             }
             done += used;
         }

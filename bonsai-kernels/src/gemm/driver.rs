@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytemuck::Zeroable;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::epilogue::Epilogue;
@@ -12,6 +13,7 @@ use crate::aligned::AlignedBuf;
 use crate::error::Result;
 use crate::isa::{Isa, Token, dispatch};
 use crate::prefetch::prefetch_all;
+use crate::spare::SpareBuf;
 
 /// Bytes of the output that may be fetched before they are written, and leave room in a first-level cache.
 const NEAR: usize = 16 << 10;
@@ -57,7 +59,7 @@ impl Blocking {
 
 /// Activations in one form, prepared once and shared by all linears that read it.
 pub(crate) struct PreparedRows<F: RowForm> {
-    data: AlignedBuf<F::Element>,
+    data: SpareBuf<F::Element>,
     scales: AlignedBuf<f32>,
     rows: usize,
     cols: usize,
@@ -68,9 +70,10 @@ impl<F: RowForm> PreparedRows<F> {
         let (rows, cols) = x.dim();
         let padded = rows.next_multiple_of(ROW_MULTIPLE);
         let (row_len, scales_len) = (F::len(cols), F::scales(cols));
-        let mut data = cpu.buffer(padded * row_len)?;
+        let mut data = cpu.spare::<F::Element>(padded * row_len)?;
         let mut scales = cpu.buffer(padded * scales_len)?;
         let mut blocks = Vec::new();
+        data[rows * row_len..].fill(F::Element::zeroed());
         let (mut data_left, mut scales_left) = (&mut *data, &mut *scales);
         for x in x.axis_chunks_iter(Axis(0), 32).take(if rows > 0 { usize::MAX } else { 0 }) {
             let (data, scales);
@@ -85,6 +88,7 @@ impl<F: RowForm> PreparedRows<F> {
                 for (i, x) in x.rows().into_iter().enumerate() {
                     let row = &mut data[i * row_len..][..row_len];
                     let scales = &mut scales[i * scales_len..][..scales_len];
+                    row.fill(F::Element::zeroed());
                     F::prepare_for(cpu.precision(), cpu.isa(), contiguous(x.to_slice()), row, scales, spare);
                 }
                 Ok(())
@@ -165,7 +169,7 @@ struct Scratch<K: Microkernel<W>, W> {
     /// What one tile of rows became, or each.
     operand: AlignedBuf<K::Operand>,
     /// Results of one pass: for each tile of rows, for each panel, `[MR, width]`.
-    acc: AlignedBuf<f32>,
+    acc: SpareBuf<f32>,
 }
 
 impl<W, K: Microkernel<W>> Scratch<K, W> {
@@ -176,7 +180,7 @@ impl<W, K: Microkernel<W>> Scratch<K, W> {
         Ok(Self {
             panels: cpu.buffer(panels * kernel.panel_len(weights, width, depth))?,
             operand: cpu.buffer(operands_kept * kernel.operand_len(depth))?,
-            acc: cpu.buffer(rows * panels * width)?,
+            acc: cpu.spare(rows * panels * width)?,
         })
     }
 }

@@ -1,5 +1,7 @@
 //! The forms in which rows of activations are prepared, each once for all linears that read it.
 
+use bytemuck::Pod;
+
 use super::bit_rows::mean_magnitude;
 use super::precision::ActivationPrecision;
 use crate::aligned::Element;
@@ -19,7 +21,7 @@ pub(crate) trait RowForm: Copy + Send + Sync + 'static {
     /// Tells the forms of one set of activations apart.
     const NAME: &'static str;
     /// Element of a prepared row.
-    type Element: Element;
+    type Element: Element + Pod;
     /// Whether a finished product is still to be multiplied by the row's first scale.
     const ROW_SCALE: bool;
     /// Elements of a row of `cols` inputs; kernels read whole groups of 256 inputs, so a row ends in zeros up to there.
