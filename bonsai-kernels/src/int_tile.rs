@@ -27,6 +27,7 @@ pub(crate) trait Products: Copy + Send + Sync + 'static {
     /// Whether digits have a sign.
     const SIGNED: bool;
     /// Whether blocks of a row have scales of their own; else those of rows are 1.
+    #[cfg(target_arch = "x86_64")]
     const BLOCK_SCALES: bool;
     /// Product `j` of a word of digits with an activation.
     fn product(x: Self::Row, digits: u32, j: usize) -> i32;
@@ -40,6 +41,7 @@ impl Products for Pairs {
     type Row = i16;
     const DEPTH: usize = 2;
     const SIGNED: bool = true;
+    #[cfg(target_arch = "x86_64")]
     const BLOCK_SCALES: bool = false;
 
     #[inline(always)]
@@ -56,6 +58,7 @@ impl Products for Bytes {
     type Row = i8;
     const DEPTH: usize = 4;
     const SIGNED: bool = false;
+    #[cfg(target_arch = "x86_64")]
     const BLOCK_SCALES: bool = true;
 
     #[inline(always)]

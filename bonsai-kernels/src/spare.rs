@@ -121,7 +121,7 @@ mod tests {
         assert_eq!((again.len(), again[4 * 7 + 3], kept()), (LEAST_BYTES, 0x3f, 0));
         drop((take(LEAST_BYTES), again));
         assert_eq!(kept(), 2);
-        drop(take(LEAST_BYTES - 1));
+        drop(take(LEAST_BYTES - 8));
         assert_eq!((kept(), spare.smallest(0).map(|buf| 8 * buf.len())), (2, Some(LEAST_BYTES)));
         // one that does not fit takes the place of all
         drop(take(4 * LEAST_BYTES + 1));

@@ -145,7 +145,7 @@ impl Patterns for Signs {
         let mut counts = [[-1; 5]; ENTRIES];
         let mut i = 0;
         while i < 5 * ENTRIES {
-            if i / 5 >> (i % 5) & 1 == 1 {
+            if (i / 5) >> (i % 5) & 1 == 1 {
                 counts[i / 5][i % 5] = 1;
             }
             i += 1;
