@@ -53,6 +53,8 @@ use microkernel::Microkernel;
 use permute_f32_kernel::PermuteF32Kernel;
 #[cfg(target_arch = "x86_64")]
 use permute_kernel::PermuteKernel;
+#[cfg(target_arch = "x86_64")]
+use rows::WideInt8Rows;
 use rows::{Bf16Rows, Int8Rows, Int16Rows, PlainRows, RowForm};
 use table::{TableNumber, TableRows};
 
@@ -96,10 +98,20 @@ impl<'a> Activations<'a> {
                 ActivationPrecision::Bf16 => {
                     self.multiply(cpu, PermuteF32Kernel(t, Bf16Rows), w, weights.rows(), out, epilogue)
                 }
-                _ if few_permuted::takes(self.x.nrows(), w) => {
+                ActivationPrecision::Int16 if few_permuted::takes(self.x.nrows(), w) => {
                     few_permuted::multiply(cpu, t, self.x, w, out, epilogue)
                 }
-                _ => self.multiply(cpu, PermuteKernel(t), w, weights.rows(), out, epilogue),
+                ActivationPrecision::Int16 => {
+                    self.multiply(cpu, PermuteKernel(t, Int16Rows), w, weights.rows(), out, epilogue)
+                }
+                ActivationPrecision::Int8Row => {
+                    let kernel = PermuteKernel(t, WideInt8Rows::<true>);
+                    self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
+                }
+                _ => {
+                    let kernel = PermuteKernel(t, WideInt8Rows::<false>);
+                    self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
+                }
             });
         }
         match weights {
@@ -254,7 +266,7 @@ fn permuted(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Opti
     use ActivationPrecision as P;
     let takes =
         any && match precision {
-            P::Int16 => true,
+            P::Int16 | P::Int8 | P::Int8Row | P::Int4 => true,
             // two steps of tables in memory take four inputs each
             P::F32 | P::Bf16 => matches!(weights, Weights::Binary(_)),
             _ => false,
@@ -540,7 +552,11 @@ pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) 
         return each_sign_kind!(weights, w => match precision {
             ActivationPrecision::F32 => describe(isa, precision, PermuteF32Kernel(t, PlainRows), w),
             ActivationPrecision::Bf16 => describe(isa, precision, PermuteF32Kernel(t, Bf16Rows), w),
-            _ => describe(isa, precision, PermuteKernel(t), w),
+            ActivationPrecision::Int16 => describe(isa, precision, PermuteKernel(t, Int16Rows), w),
+            ActivationPrecision::Int8Row => {
+                describe(isa, precision, PermuteKernel(t, WideInt8Rows::<true>), w)
+            }
+            _ => describe(isa, precision, PermuteKernel(t, WideInt8Rows::<false>), w),
         });
     }
     if let Some((vectors, numbers)) = tables(isa, precision, weights) {

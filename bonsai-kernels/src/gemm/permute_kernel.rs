@@ -2,16 +2,29 @@ use std::ops::Range;
 
 use super::driver::Blocking;
 use super::microkernel::{Microkernel, Tile, TileRows};
-use super::rows::Int16Rows;
+use super::rows::{Int16Rows, RowForm, WideInt8Rows};
 use crate::isa::{Avx512Vnni, Isa, Token, Work};
 use crate::prefetch::prefetch;
 use crate::weights::{BinaryWeights, Scales, TernaryWeights};
 use crate::x86_64::permute::{BLOCK, ColumnBytes, LANES, Patterns, ROWS, SCALE, Signs, Trits, WIDTH};
 
-/// 16-bit activations times one-bit or ternary weights by tables in registers; sums over a block are the integers that
+/// Integer activations times one-bit or ternary weights by tables in registers; sums over a block are the integers that
 /// tables in memory give, and products have the same bits.
 #[derive(Clone, Copy)]
-pub(crate) struct PermuteKernel(pub(crate) Avx512Vnni);
+pub(crate) struct PermuteKernel<F>(pub(crate) Avx512Vnni, pub(crate) F);
+
+/// Rows of integers that tables are made of.
+pub(crate) trait TableRows: RowForm<Element = i16> {
+    const METHOD: &'static str;
+}
+
+impl TableRows for Int16Rows {
+    const METHOD: &'static str = "int16-permuted-tables";
+}
+
+impl<const WHOLE_ROW: bool> TableRows for WideInt8Rows<WHOLE_ROW> {
+    const METHOD: &'static str = if WHOLE_ROW { "int8-row-permuted-tables" } else { "int8-permuted-tables" };
+}
 
 /// The instructions, where they outrun tables in memory.
 pub(super) fn of(isa: Isa) -> Option<Avx512Vnni> {
@@ -82,12 +95,12 @@ const CACHE_LINE: usize = 64;
 /// Vectors of columns whose codes are asked for before they are fetched.
 const AHEAD: usize = 2;
 
-impl<W: PermutedWeights> Microkernel<W> for PermuteKernel {
-    const NAME: &'static str = "int16-permuted-tables";
+impl<W: PermutedWeights, F: TableRows> Microkernel<W> for PermuteKernel<F> {
+    const NAME: &'static str = F::METHOD;
     const MR: usize = ROWS;
     // tables of a tile of rows serve so many columns, whose indices stay in the second-level cache
     const COLUMNS: usize = 3072;
-    type Rows = Int16Rows;
+    type Rows = F;
     type Operand = i16;
     /// For each block the indices of columns, two in a word, then their scales as bits.
     type Panel = u32;
@@ -148,11 +161,17 @@ impl<W: PermutedWeights> Microkernel<W> for PermuteKernel {
         let panels = tile.panels.chunks_exact(blocks * block_len::<W>());
         for (panel, acc) in panels.zip(acc.chunks_exact_mut(ROWS * WIDTH)) {
             let tables = tile.operand.chunks_exact(Avx512Vnni::tables_len::<W::Patterns>());
-            for (panel, tables) in panel.chunks_exact(block_len::<W>()).zip(tables) {
+            let blocks = panel.chunks_exact(block_len::<W>()).zip(tables);
+            for (block, (panel, tables)) in (inputs.start / BLOCK..).zip(blocks) {
                 let (indices, scales) = panel.split_at(block_len::<W>() - WIDTH);
                 let (indices, scales) =
                     (bytemuck::must_cast_slice(indices), bytemuck::must_cast_slice(scales));
-                self.0.add_permuted::<W::Patterns>(tables, indices, scales, acc);
+                let mut row_scales = None;
+                if !F::ROW_SCALE {
+                    let of_row = |m: usize| tile.rows.scales[m * tile.rows.scales_len + block];
+                    row_scales = Some(std::array::from_fn(of_row));
+                }
+                self.0.add_permuted::<W::Patterns>(tables, indices, scales, row_scales, acc);
             }
         }
     }
@@ -324,7 +343,7 @@ mod tests {
                 let [mut want, mut got] = std::array::from_fn(|_| Array2::zeros((ROWS, n)));
                 rows.matmul(&cpu, &weights, want.view_mut(), Epilogue::Store).unwrap();
                 super::super::each_sign_kind!(&weights, w => {
-                    rows.multiply(&cpu, PermuteKernel(t), w, n, got.view_mut(), Epilogue::Store).unwrap();
+                    rows.multiply(&cpu, PermuteKernel(t, Int16Rows), w, n, got.view_mut(), Epilogue::Store).unwrap();
                     assert_eq!(got, want, "{} {n}x{k}", weights.kind());
                     for some in (1..=ROWS).filter(|&some| few_permuted::takes(some, w)) {
                         let (x, mut few) = (x.slice(s![..some, ..]), Array2::ones((some, n)));
@@ -356,6 +375,37 @@ mod tests {
                     rows.multiply(&cpu, kernel, w, n, got.view_mut(), Epilogue::Store).unwrap();
                 });
                 assert_eq!(got, want, "{} {n}x{k}", weights.kind());
+            }
+        }
+    }
+    #[test]
+    fn codes_of_eight_bits_make_the_bits_of_tables_in_memory() {
+        let Some(t) = Avx512Vnni::detect() else {
+            println!("skipped: this CPU has no AVX-512 with byte permutations");
+            return;
+        };
+        for precision in [ActivationPrecision::Int8, ActivationPrecision::Int8Row, ActivationPrecision::Int4]
+        {
+            let cpu = Cpu::new(Isa::Avx512(t.lower())).with_precision(precision);
+            for (n, k, group) in [(1, 128, 128), (130, 200, 128), (300, 648, 256)] {
+                let x = Array2::from_shape_vec((13, k), bytes(13 * k, 3)).unwrap();
+                let x = x.mapv(|b| f32::from(b) / 64.0 - 2.0);
+                let rows = Activations::new(&cpu, x.view());
+                for weights in weights(n, k, group, FloatType::F16, false) {
+                    let [mut want, mut got] = std::array::from_fn(|_| Array2::zeros((13, n)));
+                    rows.matmul(&cpu, &weights, want.view_mut(), Epilogue::Store).unwrap();
+                    super::super::each_sign_kind!(&weights, w => {
+                        let out = got.view_mut();
+                        if precision == ActivationPrecision::Int8Row {
+                            let kernel = PermuteKernel(t, WideInt8Rows::<true>);
+                            rows.multiply(&cpu, kernel, w, n, out, Epilogue::Store).unwrap();
+                        } else {
+                            let kernel = PermuteKernel(t, WideInt8Rows::<false>);
+                            rows.multiply(&cpu, kernel, w, n, out, Epilogue::Store).unwrap();
+                        }
+                    });
+                    assert_eq!(got, want, "{} {} {n}x{k}", precision.name(), weights.kind());
+                }
             }
         }
     }

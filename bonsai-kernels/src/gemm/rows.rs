@@ -302,6 +302,47 @@ impl<T: Token> Work for Int8Row<'_, T> {
     }
 }
 
+/// The codes of [`Int8Rows`] as 16-bit integers, of which tables are made, with a scale for each block, or for the row.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct WideInt8Rows<const WHOLE_ROW: bool>;
+
+#[cfg(target_arch = "x86_64")]
+impl<const WHOLE_ROW: bool> RowForm for WideInt8Rows<WHOLE_ROW> {
+    const NAME: &'static str = if WHOLE_ROW { "wide-int8-row" } else { "wide-int8" };
+    type Element = i16;
+    const ROW_SCALE: bool = WHOLE_ROW;
+
+    fn len(cols: usize) -> usize {
+        padded(cols)
+    }
+
+    fn scales(cols: usize) -> usize {
+        if WHOLE_ROW { 1 } else { blocks(cols) }
+    }
+
+    fn prepare(isa: Isa, x: &[f32], row: &mut [i16], scales: &mut [f32], spare: &mut Vec<i16>) {
+        Self::prepare_for(ActivationPrecision::Int8, isa, x, row, scales, spare);
+    }
+
+    fn prepare_for(
+        precision: ActivationPrecision,
+        isa: Isa,
+        x: &[f32],
+        row: &mut [i16],
+        scales: &mut [f32],
+        spare: &mut Vec<i16>,
+    ) {
+        let mut codes = vec![0; Int8Rows::<WHOLE_ROW>::len(x.len())];
+        let mut beside = vec![0.0; Int8Rows::<WHOLE_ROW>::scales(x.len())];
+        Int8Rows::<WHOLE_ROW>::prepare_for(precision, isa, x, &mut codes, &mut beside, spare);
+        for (wide, &code) in row.iter_mut().zip(&codes) {
+            *wide = code.into();
+        }
+        scales.copy_from_slice(&beside[..scales.len()]);
+    }
+}
+
 /// Codes `-most..=most` with scales `max|x| / most`, halves rounded to even.
 #[inline(always)]
 pub(super) fn quantize_int8(x: &[f32], row: &mut [i8], scales: &mut [f32], whole_row: bool, most: f32) {

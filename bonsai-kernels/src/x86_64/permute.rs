@@ -434,8 +434,8 @@ impl Avx512Vnni {
         unsafe { lay_out::<P>(codes, block * 2 * P::WORDS, indices.as_mut_ptr().add(vector * LANES)) }
     }
 
-    /// `acc[m][n] += scales[n] / SCALE * sum_step tables[step][m][indices[step][n]]` over one block, exactly where the sums of
-    /// magnitudes stay below 2^15. What stands behind `acc` is fetched, for the next call.
+    /// `acc[m][n] += scales[n] / SCALE * sum_step tables[step][m][indices[step][n]]` over one block, times the scale of row `m` where
+    /// rows have some, exactly where the sums of magnitudes stay below 2^15. What stands behind `acc` is fetched, for the next call.
     ///
     /// # Panics
     /// When a slice is too short.
@@ -445,13 +445,20 @@ impl Avx512Vnni {
         tables: &[i16],
         indices: &[u16],
         scales: &[f32],
+        row_scales: Option<[f32; ROWS]>,
         acc: &mut [f32],
     ) {
         assert!(tables.len() >= Self::tables_len::<P>(), "tables of a block");
         assert!(indices.len() >= Self::indices_len::<P>(), "indices of a block");
         assert!(scales.len() >= WIDTH && acc.len() >= ROWS * WIDTH, "a tile of sums, and scales");
+        let (tables, indices, scales) = (tables.as_ptr(), indices.as_ptr(), scales.as_ptr());
         // SAFETY: the token proves the instructions; the lengths were checked.
-        unsafe { add::<P>(tables.as_ptr(), indices.as_ptr(), scales.as_ptr(), acc.as_mut_ptr()) }
+        unsafe {
+            match row_scales {
+                None => add::<P, false>(tables, indices, scales, [1.0; ROWS], acc.as_mut_ptr()),
+                Some(of_rows) => add::<P, true>(tables, indices, scales, of_rows, acc.as_mut_ptr()),
+            }
+        }
     }
 }
 
@@ -585,7 +592,13 @@ const ODD: u32 = 0xaaaa_aaaa;
 /// # Safety
 /// The CPU has the instructions; tables, indices, scales and sums are those of a block.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn add<P: Patterns>(tables: *const i16, indices: *const u16, scales: *const f32, acc: *mut f32) {
+unsafe fn add<P: Patterns, const ROW_SCALES: bool>(
+    tables: *const i16,
+    indices: *const u16,
+    scales: *const f32,
+    row_scales: [f32; ROWS],
+    acc: *mut f32,
+) {
     let high_half = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
     // SAFETY: as the caller promised.
     unsafe {
@@ -597,7 +610,10 @@ unsafe fn add<P: Patterns>(tables: *const i16, indices: *const u16, scales: *con
                 let halves = [_mm512_slli_epi32::<16>(sums), _mm512_and_si512(sums, high_half)];
                 for (half, sums) in halves.into_iter().enumerate() {
                     let at = at.add(16 * half);
-                    let scale = _mm512_load_ps(scales.add(16 * half));
+                    let mut scale = _mm512_load_ps(scales.add(16 * half));
+                    if ROW_SCALES {
+                        scale = _mm512_mul_ps(scale, _mm512_set1_ps(row_scales[m]));
+                    }
                     let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, _mm512_load_ps(at));
                     _mm512_store_ps(at, sum);
                 }
