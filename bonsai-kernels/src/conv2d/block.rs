@@ -143,15 +143,7 @@ impl<N: Number> Scratch<N> {
         let computed = pixels.len();
         // the last tile repeats a pixel
         pixels.resize(pixels.len().next_multiple_of(T::MR), 0);
-        let mut lines: Vec<&mut [f32]> = Vec::with_capacity(height * width);
-        for line in out.axis_iter_mut(Axis(0)) {
-            let mut rest = line;
-            while rest.nrows() > 0 {
-                let (pixel, behind) = rest.split_at(Axis(0), 1);
-                lines.push(pixel.into_slice().expect("pictures are contiguous"));
-                rest = behind;
-            }
-        }
+        let mut lines = lines(&mut out);
         let mut done = 0;
         while done < channels {
             let first = first_channel + done;
@@ -193,6 +185,23 @@ impl<N: Number> Scratch<N> {
         }
         Ok(())
     }
+}
+
+/// The pixels of a picture, in order.
+// one copy is enough for all formats
+#[inline(never)]
+fn lines<'a>(out: &'a mut ArrayViewMut3<'_, f32>) -> Vec<&'a mut [f32]> {
+    let (height, width, _) = out.dim();
+    let mut lines = Vec::with_capacity(height * width);
+    for line in out.axis_iter_mut(Axis(0)) {
+        let mut rest = line;
+        while rest.nrows() > 0 {
+            let (pixel, behind) = rest.split_at(Axis(0), 1);
+            lines.push(pixel.into_slice().expect("pictures are contiguous"));
+            rest = behind;
+        }
+    }
+    lines
 }
 
 /// The finished sums of a tile on their way into the output.

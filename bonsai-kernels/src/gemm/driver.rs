@@ -1,5 +1,6 @@
 //! Blocking, threads, edges and epilogue, written once for all kernels.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use bytemuck::Zeroable;
@@ -128,15 +129,8 @@ pub(crate) fn drive<W: Sync, K: Microkernel<W>>(
     assert!(ROW_MULTIPLE.is_multiple_of(K::MR), "a tile of {} rows", K::MR);
     let (row_block, column_block) = kernel.task(rows.rows, columns, cpu.threads());
     let row_block = row_block.next_multiple_of(K::MR).max(K::MR);
-    let mut tasks = Vec::new();
-    let mut out = out;
-    for (i, out) in out.axis_chunks_iter_mut(Axis(0), row_block).enumerate() {
-        for (j, out) in split_columns(out, column_block).into_iter().enumerate() {
-            tasks.push((i * row_block, j * column_block, out));
-        }
-    }
     cpu.for_each(
-        tasks,
+        tasks(out, row_block, column_block),
         || {
             let rows = row_block.min(rows.rows.next_multiple_of(K::MR));
             Scratch::new(cpu, kernel, weights, rows, columns.min(column_block))
@@ -151,6 +145,28 @@ pub(crate) fn drive<W: Sync, K: Microkernel<W>>(
     Ok(())
 }
 
+/// First row and column of each task, and its part of the output.
+// what is the same for all kernels, here and below, is not in the copy that each has of the rest
+#[inline(never)]
+fn tasks(
+    mut out: ArrayViewMut2<'_, f32>,
+    rows: usize,
+    columns: usize,
+) -> Vec<(usize, usize, ArrayViewMut2<'_, f32>)> {
+    let (mut tasks, mut first_row) = (Vec::new(), 0);
+    while out.nrows() > 0 {
+        let height = rows.min(out.nrows());
+        let (part, rest) = out.split_at(Axis(0), height);
+        for (j, part) in split_columns(part, columns).into_iter().enumerate() {
+            tasks.push((first_row, j * columns, part));
+        }
+        out = rest;
+        first_row += height;
+    }
+    tasks
+}
+
+#[inline(never)]
 pub(super) fn split_columns(out: ArrayViewMut2<'_, f32>, columns: usize) -> Vec<ArrayViewMut2<'_, f32>> {
     let mut parts = Vec::new();
     let mut rest = out;
@@ -208,8 +224,8 @@ fn task<W, K: Microkernel<W>>(
         let used = (panels * width).min(left);
         let tile_len = K::MR * width;
         let acc = &mut scratch.acc[..tiles * panels * tile_len];
-        let pass = Pass { tile_rows: K::MR, panels, width, first_column: first_column + column };
-        let mut out = out.slice_mut(s![.., column..column + used]);
+        let columns = column..column + used;
+        let pass = Pass { tile_rows: K::MR, panels, width, columns, before: first_column };
         column += used;
         let by_tiles = K::TILES_BY_PANELS.is_none() && rows.cols > 0;
         if !by_tiles {
@@ -222,7 +238,7 @@ fn task<W, K: Microkernel<W>>(
             let panel_len = kernel.panel_len(weights, width, inputs.len());
             let all = &mut scratch.panels[..panels * panel_len];
             for (i, panel) in all.chunks_exact_mut(panel_len).enumerate() {
-                let first = pass.first_column + i * width;
+                let first = first_column + pass.columns.start + i * width;
                 kernel.prepare_weights(weights, first, width, inputs.clone(), panel);
             }
             let operand_len = kernel.operand_len(inputs.len());
@@ -253,27 +269,27 @@ fn task<W, K: Microkernel<W>>(
                 continue;
             }
             let operand = &mut scratch.operand[..operand_len];
-            let outs = out.axis_chunks_iter_mut(Axis(0), K::MR);
-            for (tile, (acc, out)) in acc.chunks_exact_mut(panels * tile_len).zip(outs).enumerate() {
+            for (tile, acc) in acc.chunks_exact_mut(panels * tile_len).enumerate() {
                 if start == 0 {
                     acc.fill(0.0);
                 }
-                let rows: TileRows<'_, Element<K, W>> = rows.tile(first_row + tile * K::MR);
+                let first = tile * K::MR;
+                let rows: TileRows<'_, Element<K, W>> = rows.tile(first_row + first);
                 kernel.prepare_tile(weights, rows, inputs.clone(), operand);
                 let tile = Tile { rows, operand: &*operand, panels: &*all, tiles: 1, acc_stride: 0 };
-                if last && K::MR * used * size_of::<f32>() <= NEAR {
-                    // comes while the sums are finished
-                    out.rows().into_iter().filter_map(|row| row.to_slice()).for_each(prefetch_all);
+                if last {
+                    pass.fetch(first, &out);
                 }
                 kernel.multiply(weights, tile, inputs.clone(), width, acc);
                 if last {
                     // while the sums are near
-                    pass.store(cpu.isa(), epilogue, acc, row_scales::<K, W>(rows), out);
+                    pass.store(cpu.isa(), epilogue, acc, row_scales::<K, W>(rows), first, &mut out);
                 }
             }
         }
         if !by_tiles {
-            pass.store(cpu.isa(), epilogue, acc, row_scales::<K, W>(rows.tile(first_row)), out);
+            let scales = row_scales::<K, W>(rows.tile(first_row));
+            pass.store(cpu.isa(), epilogue, acc, scales, 0, &mut out);
         }
     }
     Ok(())
@@ -289,12 +305,25 @@ struct Pass {
     tile_rows: usize,
     panels: usize,
     width: usize,
-    first_column: usize,
+    /// Columns of the task's output, and of the whole before it.
+    columns: Range<usize>,
+    before: usize,
 }
 
 impl Pass {
-    /// Whole tiles of sums, and what [`row_scales`] returns.
-    // one copy is enough for all kernels
+    /// Has the output of the tile of this first row fetched, which comes while its sums are finished.
+    #[inline(never)]
+    fn fetch(&self, first: usize, out: &ArrayViewMut2<'_, f32>) {
+        if self.tile_rows * self.columns.len() * size_of::<f32>() > NEAR {
+            return;
+        }
+        let out = out.slice(s![.., self.columns.clone()]);
+        for row in out.outer_iter().skip(first).take(self.tile_rows) {
+            prefetch_all(contiguous(row.to_slice()));
+        }
+    }
+
+    /// Whole tiles of sums from row `first` on, and what [`row_scales`] returns.
     #[inline(never)]
     fn store(
         &self,
@@ -302,12 +331,16 @@ impl Pass {
         epilogue: Epilogue<'_>,
         acc: &[f32],
         scales: Option<(&[f32], usize)>,
-        mut out: ArrayViewMut2<'_, f32>,
+        first: usize,
+        out: &mut ArrayViewMut2<'_, f32>,
     ) {
-        let &Self { tile_rows, panels, width, first_column } = self;
+        let &Self { tile_rows, panels, width, .. } = self;
         let tile_len = tile_rows * width;
-        for (row, mut out) in out.rows_mut().into_iter().enumerate() {
-            let out = contiguous(out.as_slice_mut());
+        let first_column = self.before + self.columns.start;
+        let mut out = out.slice_mut(s![first.., self.columns.clone()]);
+        let rows = acc.len() / (panels * tile_len) * tile_rows;
+        for (row, out) in out.outer_iter_mut().take(rows).enumerate() {
+            let out = contiguous(out.into_slice());
             let acc = &acc[row / tile_rows * panels * tile_len + row % tile_rows * width..];
             let scale = scales.map_or(1.0, |(scales, apart)| scales[row * apart]);
             dispatch!(isa, t => {

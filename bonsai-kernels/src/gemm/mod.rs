@@ -91,27 +91,24 @@ impl<'a> Activations<'a> {
         assert_eq!(self.x.ncols(), weights.cols(), "inputs of a GEMM");
         #[cfg(target_arch = "x86_64")]
         if let Some(t) = permuted(self.isa, self.precision, weights) {
+            use ActivationPrecision as P;
+            match (self.precision, weights) {
+                (P::F32, Weights::Binary(w)) => {
+                    return self.multiply(cpu, PermuteF32Kernel(t, PlainRows), w, w.rows(), out, epilogue);
+                }
+                (P::Bf16, Weights::Binary(w)) => {
+                    return self.multiply(cpu, PermuteF32Kernel(t, Bf16Rows), w, w.rows(), out, epilogue);
+                }
+                _ => {}
+            }
             return each_sign_kind!(weights, w => match self.precision {
-                ActivationPrecision::F32 => {
-                    self.multiply(cpu, PermuteF32Kernel(t, PlainRows), w, weights.rows(), out, epilogue)
-                }
-                ActivationPrecision::Bf16 => {
-                    self.multiply(cpu, PermuteF32Kernel(t, Bf16Rows), w, weights.rows(), out, epilogue)
-                }
-                ActivationPrecision::Int16 if few_permuted::takes(self.x.nrows(), w) => {
+                P::Int16 if few_permuted::takes(self.x.nrows(), w) => {
                     few_permuted::multiply(cpu, t, self.x, w, out, epilogue)
                 }
-                ActivationPrecision::Int16 => {
+                P::Int16 => {
                     self.multiply(cpu, PermuteKernel(t, Int16Rows), w, weights.rows(), out, epilogue)
                 }
-                ActivationPrecision::Int8Row => {
-                    let kernel = PermuteKernel(t, WideInt8Rows::<true>);
-                    self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
-                }
-                _ => {
-                    let kernel = PermuteKernel(t, WideInt8Rows::<false>);
-                    self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
-                }
+                _ => self.multiply(cpu, PermuteKernel(t, WideInt8Rows), w, weights.rows(), out, epilogue),
             });
         }
         match weights {
@@ -266,7 +263,7 @@ fn permuted(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Opti
     use ActivationPrecision as P;
     let takes =
         any && match precision {
-            P::Int16 | P::Int8 | P::Int8Row | P::Int4 => true,
+            P::Int16 | P::Int8 | P::Int4 => true,
             // two steps of tables in memory take four inputs each
             P::F32 | P::Bf16 => matches!(weights, Weights::Binary(_)),
             _ => false,
@@ -553,10 +550,7 @@ pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) 
             ActivationPrecision::F32 => describe(isa, precision, PermuteF32Kernel(t, PlainRows), w),
             ActivationPrecision::Bf16 => describe(isa, precision, PermuteF32Kernel(t, Bf16Rows), w),
             ActivationPrecision::Int16 => describe(isa, precision, PermuteKernel(t, Int16Rows), w),
-            ActivationPrecision::Int8Row => {
-                describe(isa, precision, PermuteKernel(t, WideInt8Rows::<true>), w)
-            }
-            _ => describe(isa, precision, PermuteKernel(t, WideInt8Rows::<false>), w),
+            _ => describe(isa, precision, PermuteKernel(t, WideInt8Rows), w),
         });
     }
     if let Some((vectors, numbers)) = tables(isa, precision, weights) {

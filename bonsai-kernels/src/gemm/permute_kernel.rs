@@ -22,8 +22,8 @@ impl TableRows for Int16Rows {
     const METHOD: &'static str = "int16-permuted-tables";
 }
 
-impl<const WHOLE_ROW: bool> TableRows for WideInt8Rows<WHOLE_ROW> {
-    const METHOD: &'static str = if WHOLE_ROW { "int8-row-permuted-tables" } else { "int8-permuted-tables" };
+impl TableRows for WideInt8Rows {
+    const METHOD: &'static str = "int8-permuted-tables";
 }
 
 /// The instructions, where they outrun tables in memory.
@@ -384,8 +384,7 @@ mod tests {
             println!("skipped: this CPU has no AVX-512 with byte permutations");
             return;
         };
-        for precision in [ActivationPrecision::Int8, ActivationPrecision::Int8Row, ActivationPrecision::Int4]
-        {
+        for precision in [ActivationPrecision::Int8, ActivationPrecision::Int4] {
             let cpu = Cpu::new(Isa::Avx512(t.lower())).with_precision(precision);
             for (n, k, group) in [(1, 128, 128), (130, 200, 128), (300, 648, 256)] {
                 let x = Array2::from_shape_vec((13, k), bytes(13 * k, 3)).unwrap();
@@ -396,13 +395,7 @@ mod tests {
                     rows.matmul(&cpu, &weights, want.view_mut(), Epilogue::Store).unwrap();
                     super::super::each_sign_kind!(&weights, w => {
                         let out = got.view_mut();
-                        if precision == ActivationPrecision::Int8Row {
-                            let kernel = PermuteKernel(t, WideInt8Rows::<true>);
-                            rows.multiply(&cpu, kernel, w, n, out, Epilogue::Store).unwrap();
-                        } else {
-                            let kernel = PermuteKernel(t, WideInt8Rows::<false>);
-                            rows.multiply(&cpu, kernel, w, n, out, Epilogue::Store).unwrap();
-                        }
+                        rows.multiply(&cpu, PermuteKernel(t, WideInt8Rows), w, n, out, Epilogue::Store).unwrap();
                     });
                     assert_eq!(got, want, "{} {} {n}x{k}", precision.name(), weights.kind());
                 }

@@ -302,23 +302,23 @@ impl<T: Token> Work for Int8Row<'_, T> {
     }
 }
 
-/// The codes of [`Int8Rows`] as 16-bit integers, of which tables are made, with a scale for each block, or for the row.
+/// The codes of [`Int8Rows`] as 16-bit integers, of which tables are made, with a scale for each block.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(crate) struct WideInt8Rows<const WHOLE_ROW: bool>;
+pub(crate) struct WideInt8Rows;
 
 #[cfg(target_arch = "x86_64")]
-impl<const WHOLE_ROW: bool> RowForm for WideInt8Rows<WHOLE_ROW> {
-    const NAME: &'static str = if WHOLE_ROW { "wide-int8-row" } else { "wide-int8" };
+impl RowForm for WideInt8Rows {
+    const NAME: &'static str = "wide-int8";
     type Element = i16;
-    const ROW_SCALE: bool = WHOLE_ROW;
+    const ROW_SCALE: bool = false;
 
     fn len(cols: usize) -> usize {
         padded(cols)
     }
 
     fn scales(cols: usize) -> usize {
-        if WHOLE_ROW { 1 } else { blocks(cols) }
+        blocks(cols)
     }
 
     fn prepare(isa: Isa, x: &[f32], row: &mut [i16], scales: &mut [f32], spare: &mut Vec<i16>) {
@@ -333,9 +333,9 @@ impl<const WHOLE_ROW: bool> RowForm for WideInt8Rows<WHOLE_ROW> {
         scales: &mut [f32],
         spare: &mut Vec<i16>,
     ) {
-        let mut codes = vec![0; Int8Rows::<WHOLE_ROW>::len(x.len())];
-        let mut beside = vec![0.0; Int8Rows::<WHOLE_ROW>::scales(x.len())];
-        Int8Rows::<WHOLE_ROW>::prepare_for(precision, isa, x, &mut codes, &mut beside, spare);
+        let mut codes = vec![0; Int8Rows::<false>::len(x.len())];
+        let mut beside = vec![0.0; Int8Rows::<false>::scales(x.len())];
+        Int8Rows::<false>::prepare_for(precision, isa, x, &mut codes, &mut beside, spare);
         for (wide, &code) in row.iter_mut().zip(&codes) {
             *wide = code.into();
         }
