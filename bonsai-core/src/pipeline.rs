@@ -319,6 +319,7 @@ impl Pipeline {
         sigma: f32,
         guidance: Option<f32>,
     ) -> Result<Latents> {
+        let _buffers = Buffers(&self.cpu);
         let tokens = latents.tokens() + references.iter().map(Latents::tokens).sum::<usize>();
         let mut scratch =
             Scratch::new(&self.cpu, self.transformer().config(), prompt.embeds.tokens() + tokens)?;

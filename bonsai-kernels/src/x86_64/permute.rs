@@ -610,12 +610,12 @@ unsafe fn add<P: Patterns, const ROW_SCALES: bool>(
                 let halves = [_mm512_slli_epi32::<16>(sums), _mm512_and_si512(sums, high_half)];
                 for (half, sums) in halves.into_iter().enumerate() {
                     let at = at.add(16 * half);
-                    let mut scale = _mm512_load_ps(scales.add(16 * half));
+                    let mut scale = _mm512_loadu_ps(scales.add(16 * half));
                     if ROW_SCALES {
                         scale = _mm512_mul_ps(scale, _mm512_set1_ps(row_scales[m]));
                     }
-                    let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, _mm512_load_ps(at));
-                    _mm512_store_ps(at, sum);
+                    let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, _mm512_loadu_ps(at));
+                    _mm512_storeu_ps(at, sum);
                 }
             }
         }
@@ -658,7 +658,7 @@ unsafe fn sums(
     macro_rules! row {
         ($row:literal, $table:literal: $a:literal $b:literal $c:literal $d:literal) => {
             concat!(
-                "vmovdqa64 zmm",
+                "vmovdqu64 zmm",
                 $table,
                 ", [{tables} + 64 * ",
                 $row,
@@ -679,10 +679,10 @@ unsafe fn sums(
                     $(concat!("vpxord zmm", $number, ", zmm", $number, ", zmm", $number),)*
                     ".p2align 6",
                     "2:",
-                    "vmovdqa64 zmm24, [{indices}]",
-                    "vmovdqa64 zmm25, [{indices} + 64]",
-                    "vmovdqa64 zmm26, [{indices} + 128]",
-                    "vmovdqa64 zmm27, [{indices} + 192]",
+                    "vmovdqu64 zmm24, [{indices}]",
+                    "vmovdqu64 zmm25, [{indices} + 64]",
+                    "vmovdqu64 zmm26, [{indices} + 128]",
+                    "vmovdqu64 zmm27, [{indices} + 192]",
                     row!(0, 28: 0 1 2 3),
                     row!(1, 29: 4 5 6 7),
                     row!(2, 28: 8 9 10 11),

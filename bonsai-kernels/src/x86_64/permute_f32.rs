@@ -199,12 +199,12 @@ unsafe fn sums(
     macro_rules! row {
         ($row:literal, $low:literal $high:literal: $a:literal $b:literal $c:literal $d:literal) => {
             concat!(
-                "vmovaps zmm",
+                "vmovups zmm",
                 $low,
                 ", [{tables} + 128 * ",
                 $row,
                 "]\n",
-                "vmovaps zmm",
+                "vmovups zmm",
                 $high,
                 ", [{tables} + 128 * ",
                 $row,
