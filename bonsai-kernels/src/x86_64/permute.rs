@@ -57,13 +57,6 @@ pub(crate) trait Patterns: Copy + Send + Sync + 'static {
     /// # Safety
     /// As above.
     unsafe fn table(parts: __m512i) -> __m512i;
-    /// The words of codes of 32 columns.
-    ///
-    /// # Safety
-    /// As above; each column has `WORDS` words from byte `at` on.
-    unsafe fn words(codes: &ColumnBytes<'_>, at: usize) -> [__m512i; MOST_WORDS + 1];
-    /// Asks for the codes of a block of the columns behind.
-    fn fetch_next(codes: &ColumnBytes<'_>, at: usize);
     /// Indices from codes in the low bits of words.
     ///
     /// # Safety
@@ -173,18 +166,6 @@ impl Patterns for Signs {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn words(codes: &ColumnBytes<'_>, at: usize) -> [__m512i; MOST_WORDS + 1] {
-        // SAFETY: as the caller promised.
-        unsafe { words::<{ Self::WORDS }>(codes, at) }
-    }
-
-    #[inline(always)]
-    fn fetch_next(codes: &ColumnBytes<'_>, at: usize) {
-        codes.fetch_next::<{ 2 * Self::WORDS }>(at);
-    }
-
-    #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn index(codes: __m512i) -> __m512i {
         // five low bits of each word are all that counts
@@ -277,18 +258,6 @@ impl Patterns for Trits {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn words(codes: &ColumnBytes<'_>, at: usize) -> [__m512i; MOST_WORDS + 1] {
-        // SAFETY: as the caller promised.
-        unsafe { words::<{ Self::WORDS }>(codes, at) }
-    }
-
-    #[inline(always)]
-    fn fetch_next(codes: &ColumnBytes<'_>, at: usize) {
-        codes.fetch_next::<{ 2 * Self::WORDS }>(at);
-    }
-
-    #[inline]
     #[target_feature(enable = "avx512f,avx512vbmi")]
     unsafe fn index(codes: __m512i) -> __m512i {
         // six low bits of a byte count; what the high bytes become does not
@@ -328,11 +297,11 @@ impl<'a> ColumnBytes<'a> {
         self.len
     }
 
-    /// Asks for a part of the columns behind these, when `LEN` bytes from `at` on of each of these are read. In the order in which
+    /// Asks for a part of the columns behind these, when `len` bytes from `at` on of each of these are read. In the order in which
     /// they stand, as CPUs expect it, and a few at a time, as they can wait for.
     #[inline(always)]
-    fn fetch_next<const LEN: usize>(&self, at: usize) {
-        for line in 0..LANES * LEN / CACHE_LINE {
+    fn fetch_next(&self, at: usize, len: usize) {
+        for line in 0..LANES * len / CACHE_LINE {
             let next = self.columns[0].wrapping_add(LANES * (self.len + at) + CACHE_LINE * line);
             // SAFETY: every x86-64 CPU has the instruction, which faults nowhere.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(next.cast()) };
@@ -501,16 +470,16 @@ unsafe fn build<P: Patterns, const APART: usize>(row: *const i16, tables: *mut i
     }
 }
 
-/// The 16-bit words of codes of 32 columns, each of whose columns has `WORDS` of them: word `i` of all columns in vector `i`. The
+/// The first `count` 16-bit words of 32 columns, 8 or 16 of them: word `i` of all columns in vector `i`. The
 /// others stay zero, one of them for steps that reach beyond the block.
 ///
 /// # Safety
 /// The CPU has the instructions; each column has so many words from byte `at` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn words<const WORDS: usize>(codes: &ColumnBytes<'_>, at: usize) -> [__m512i; MOST_WORDS + 1] {
+pub(super) unsafe fn words(codes: &ColumnBytes<'_>, at: usize, count: usize) -> [__m512i; MOST_WORDS + 1] {
     let mut words = [_mm512_setzero_si512(); MOST_WORDS + 1];
-    for part in 0..WORDS / 8 {
+    for part in 0..count / 8 {
         // dwords of four columns at a time, those of columns 0, 4, 8 and 12 in the first vector
         let mut halves = [[_mm512_setzero_si512(); 4]; 2];
         for (half, lines) in halves.iter_mut().enumerate() {
@@ -579,7 +548,7 @@ pub(super) use each_step;
 unsafe fn lay_out<P: Patterns>(codes: &ColumnBytes<'_>, at: usize, indices: *mut u16) {
     // SAFETY: as the caller promised; there is room for the indices of all steps.
     unsafe {
-        let words = P::words(codes, at);
+        let words = words(codes, at, P::WORDS);
         each_step!(P::STEPS, |step| {
             _mm512_storeu_si512(indices.add(step * WIDTH).cast(), index::<P>(&words, step));
         });
@@ -742,7 +711,7 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
         }
         for (block, scales) in (first_block..).zip(scales) {
             let at = block * 2 * P::WORDS;
-            let words = P::words(codes, at);
+            let words = words(codes, at, P::WORDS);
             let mut sums = [[_mm512_setzero_si512(); TURNS]; ROWS];
             each_step!(P::STEPS, |step| {
                 let index = index::<P>(&words, step);
@@ -760,7 +729,7 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
                     totals[half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, totals[half]);
                 }
             }
-            P::fetch_next(codes, at);
+            codes.fetch_next(at, 2 * P::WORDS);
         }
         for (out, [low, high]) in out.iter_mut().zip(totals) {
             _mm512_storeu_ps(out.as_mut_ptr(), low);
@@ -782,8 +751,8 @@ unsafe fn turn_floats(
     let times = _mm512_set1_ps(times);
     // SAFETY: as the caller promised; each line of `out` is two vectors.
     unsafe {
-        stored.fetch_next::<16>(at);
-        let words = words::<8>(stored, at);
+        stored.fetch_next(at, 16);
+        let words = words(stored, at, 8);
         for (out, word) in out.iter_mut().zip(words) {
             let halves = [word, _mm512_srli_epi32::<16>(word)];
             for (half, word) in halves.into_iter().enumerate() {
