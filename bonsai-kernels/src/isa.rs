@@ -65,6 +65,17 @@ pub trait Token: Copy + Send + Sync + 'static {
         }
         bits.iter().fold(0, |word, bit| word | bit)
     }
+    /// Rows become columns.
+    #[inline(always)]
+    fn turn(self, rows: &[[u32; 4]; 16]) -> [[u32; 16]; 4] {
+        let mut columns = [[0; 16]; 4];
+        for (lane, row) in rows.iter().enumerate() {
+            for (column, &word) in columns.iter_mut().zip(row) {
+                column[lane] = word;
+            }
+        }
+        columns
+    }
 }
 
 /// Combines lanes, by halves.
@@ -168,6 +179,10 @@ macro_rules! token {
                 #[inline(always)]
                 fn sign_bits(self, x: &[f32; 32]) -> u32 {
                     $long(self).sign_bits_of(x)
+                }
+                #[inline(always)]
+                fn turn(self, rows: &[[u32; 4]; 16]) -> [[u32; 16]; 4] {
+                    $long(self).turned(rows)
                 }
             )?
         }

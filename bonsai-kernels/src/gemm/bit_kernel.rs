@@ -7,7 +7,7 @@ use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::BLOCK;
 use crate::bit_tile::{BitBlock, BitTile, group_len};
 use crate::int_tile::LANES;
-use crate::isa::Work;
+use crate::isa::{Token, Work};
 use crate::weights::{BinaryWeights, TernaryWeights};
 
 /// Activations that are signs, or signs and zeros, times weights of the same kind: 512 multiply-accumulates are an exclusive
@@ -105,7 +105,7 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
         panel: &mut [u32],
     ) {
         const { assert!(F::PAIRED == W::PAIRED) };
-        self.0.work(LayOut { weights, row_zeros: F::ZEROS, first_column, width, inputs, panel });
+        self.0.work(LayOut { t: self.0, weights, row_zeros: F::ZEROS, first_column, width, inputs, panel });
     }
 
     fn prepare_tile(self, _: &W, _: TileRows<'_, u32>, _: Range<usize>, _: &mut [u32]) {}
@@ -140,7 +140,8 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
 }
 
 /// Fills a panel; see [`BitBlock::panels`].
-struct LayOut<'a, W> {
+struct LayOut<'a, T, W> {
+    t: T,
     weights: &'a W,
     /// Whether activations can be zero.
     row_zeros: bool,
@@ -150,12 +151,12 @@ struct LayOut<'a, W> {
     panel: &'a mut [u32],
 }
 
-impl<W: BitCodes> Work for LayOut<'_, W> {
+impl<T: Token, W: BitCodes> Work for LayOut<'_, T, W> {
     type Output = ();
 
     #[inline(always)]
     fn work(self) {
-        let Self { weights, row_zeros, first_column, width, inputs, panel } = self;
+        let Self { t, weights, row_zeros, first_column, width, inputs, panel } = self;
         let words = weights.depth() / 32;
         // the words of a group, of at most 2 bits a code
         let mut codes = [[0; LANES]; BLOCK * 2 / 32];
@@ -172,13 +173,14 @@ impl<W: BitCodes> Work for LayOut<'_, W> {
             let scales: &mut [f32] = bytemuck::must_cast_slice_mut(scales);
             weights.gather_scales(first_column, first_input / weights.group_size(), scales);
             for first_lane in (0..width).step_by(LANES) {
-                fetch_words(weights, first_column + first_lane, first_input * W::BITS / 32, codes);
+                fetch_words(t, weights, first_column + first_lane, first_input * W::BITS / 32, codes);
                 W::planes(codes, &mut signs[..words], &mut counts[..words]);
                 // what counts on this side alone
                 let mut totals = [if W::ZEROS { 0 } else { valid_inputs as u32 }; LANES];
                 for w in 0..words {
                     // bits beyond the end stand where activations have zeros
-                    let valid = valid(W::PAIRED, valid_inputs, w);
+                    let whole = valid_inputs == 32 * words;
+                    let valid = if whole { u32::MAX } else { valid(W::PAIRED, valid_inputs, w) };
                     for lane in 0..LANES {
                         planes[w * width + first_lane + lane] = signs[w][lane] & valid;
                         if W::ZEROS {

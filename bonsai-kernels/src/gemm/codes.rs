@@ -3,6 +3,7 @@
 use super::each_code_kind;
 use super::rows::BLOCK;
 use crate::int_tile::LANES;
+use crate::isa::Token;
 use crate::prefetch::prefetch;
 use crate::weights::{AffineWeights, BinaryWeights, TernaryWeights, Weights, word};
 
@@ -64,7 +65,8 @@ const AHEAD: usize = 3 * LANES;
 
 /// `words[i][lane]`: word `first_word + i` of row `first_row + lane`, 0 beyond the end.
 #[inline(always)]
-pub(crate) fn fetch_words<W: Codes>(
+pub(crate) fn fetch_words<T: Token, W: Codes>(
+    t: T,
     weights: &W,
     first_row: usize,
     first_word: usize,
@@ -72,22 +74,33 @@ pub(crate) fn fetch_words<W: Codes>(
 ) {
     let all = weights.codes();
     let row_bytes = (weights.cols() * W::BITS).div_ceil(8);
-    for lane in 0..LANES {
+    let mut rows: [&[u8]; LANES] = [&[]; LANES];
+    for (lane, row) in rows.iter_mut().enumerate() {
         let start = (first_row + lane) * row_bytes;
-        let row = all.get(start..start + row_bytes).unwrap_or(&[]);
+        *row = all.get(start..start + row_bytes).unwrap_or(&[]);
         // rows are far apart, so that the CPU does not guess which lines come next
         prefetch(all, start + AHEAD * row_bytes + 4 * first_word);
-        match row.get(4 * first_word..4 * (first_word + words.len())) {
-            Some(bytes) => {
-                for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    word[lane] = u32::from_le_bytes(*bytes);
+    }
+    let mut first_byte = 4 * first_word;
+    let (fours, left) = words.as_chunks_mut::<4>();
+    for words in fours {
+        let mut four = [[0; 4]; LANES];
+        for (four, row) in four.iter_mut().zip(rows) {
+            match row.get(first_byte..).and_then(|row| row.first_chunk::<16>()) {
+                Some(bytes) => {
+                    for (word, bytes) in four.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                        *word = u32::from_le_bytes(*bytes);
+                    }
                 }
+                None => four.iter_mut().enumerate().for_each(|(i, to)| *to = word(row, first_byte / 4 + i)),
             }
-            None => {
-                for (i, words) in words.iter_mut().enumerate() {
-                    words[lane] = word(row, first_word + i);
-                }
-            }
+        }
+        *words = t.turn(&four);
+        first_byte += 16;
+    }
+    for (i, words) in left.iter_mut().enumerate() {
+        for (to, row) in words.iter_mut().zip(rows) {
+            *to = word(row, first_byte / 4 + i);
         }
     }
 }

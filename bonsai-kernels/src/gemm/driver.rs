@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use bytemuck::Zeroable;
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use super::epilogue::Epilogue;
 use super::microkernel::{Element, Microkernel, Tile, TileRows};
@@ -16,8 +16,9 @@ use crate::isa::{Isa, Token, dispatch};
 use crate::prefetch::prefetch_all;
 use crate::spare::SpareBuf;
 
-/// Bytes of the output that may be fetched before they are written, and leave room in a first-level cache.
-const NEAR: usize = 16 << 10;
+/// Columns of a tile that are finished and stored before the next are begun, so that what was fetched of the output, and the
+/// sums, are still in the first-level cache.
+const NEAR_COLUMNS: usize = 128;
 /// Prepared rows are padded to a multiple of this, which every kernel's tile divides.
 const ROW_MULTIPLE: usize = 96;
 
@@ -215,10 +216,12 @@ fn task<W, K: Microkernel<W>>(
 ) -> Result<()> {
     let tiles = out.nrows().div_ceil(K::MR);
     let depth = kernel.depth(weights);
+    let all_columns = out.ncols();
+    let mut out = slices(&mut out);
     let mut column = 0;
-    while column < out.ncols() {
+    while column < all_columns {
         // a pass has panels of one width
-        let left = out.ncols() - column;
+        let left = all_columns - column;
         let width = kernel.width(left);
         let panels = left.div_ceil(width).min((K::COLUMNS / width).max(1));
         let used = (panels * width).min(left);
@@ -269,27 +272,34 @@ fn task<W, K: Microkernel<W>>(
                 continue;
             }
             let operand = &mut scratch.operand[..operand_len];
-            for (tile, acc) in acc.chunks_exact_mut(panels * tile_len).enumerate() {
-                if start == 0 {
-                    acc.fill(0.0);
-                }
+            let at_once = if last { (NEAR_COLUMNS / width).max(1) } else { panels };
+            // where nothing is added to sums later, a few places serve them all
+            let kept = if start == 0 && last { 0 } else { panels * tile_len };
+            for tile in 0..tiles {
                 let first = tile * K::MR;
                 let rows: TileRows<'_, Element<K, W>> = rows.tile(first_row + first);
                 kernel.prepare_tile(weights, rows, inputs.clone(), operand);
-                let tile = Tile { rows, operand: &*operand, panels: &*all, tiles: 1, acc_stride: 0 };
-                if last {
-                    pass.fetch(first, &out);
-                }
-                kernel.multiply(weights, tile, inputs.clone(), width, acc);
-                if last {
-                    // while the sums are near
-                    pass.store(cpu.isa(), epilogue, acc, row_scales::<K, W>(rows), first, &mut out);
+                for (i, panels) in all.chunks(at_once * panel_len).enumerate() {
+                    let part = pass.part(i * at_once, panels.len() / panel_len);
+                    let acc = &mut acc[tile * kept + if kept > 0 { i * at_once * tile_len } else { 0 }..];
+                    let acc = &mut acc[..part.panels * tile_len];
+                    if start == 0 {
+                        acc.fill(0.0);
+                    }
+                    if last {
+                        part.fetch(&out, first);
+                    }
+                    let tile = Tile { rows, operand: &*operand, panels, tiles: 1, acc_stride: 0 };
+                    kernel.multiply(weights, tile, inputs.clone(), width, acc);
+                    if last {
+                        part.store(cpu.isa(), epilogue, acc, row_scales::<K, W>(rows), &mut out[first..]);
+                    }
                 }
             }
         }
         if !by_tiles {
             let scales = row_scales::<K, W>(rows.tile(first_row));
-            pass.store(cpu.isa(), epilogue, acc, scales, 0, &mut out);
+            pass.store(cpu.isa(), epilogue, acc, scales, &mut out);
         }
     }
     Ok(())
@@ -311,19 +321,21 @@ struct Pass {
 }
 
 impl Pass {
+    /// `panels` panels from the `first` on.
+    fn part(&self, first: usize, panels: usize) -> Self {
+        let at = |panel: usize| (self.columns.start + panel * self.width).min(self.columns.end);
+        Self { panels, columns: at(first)..at(first + panels), ..*self }
+    }
+
     /// Has the output of the tile of this first row fetched, which comes while its sums are finished.
     #[inline(never)]
-    fn fetch(&self, first: usize, out: &ArrayViewMut2<'_, f32>) {
-        if self.tile_rows * self.columns.len() * size_of::<f32>() > NEAR {
-            return;
-        }
-        let out = out.slice(s![.., self.columns.clone()]);
-        for row in out.outer_iter().skip(first).take(self.tile_rows) {
-            prefetch_all(contiguous(row.to_slice()));
+    fn fetch(&self, out: &[&mut [f32]], first: usize) {
+        for row in &out[first..(first + self.tile_rows).min(out.len())] {
+            prefetch_all(&row[self.columns.clone()]);
         }
     }
 
-    /// Whole tiles of sums from row `first` on, and what [`row_scales`] returns.
+    /// Whole tiles of sums into rows of the output, with what [`row_scales`] returns.
     #[inline(never)]
     fn store(
         &self,
@@ -331,37 +343,36 @@ impl Pass {
         epilogue: Epilogue<'_>,
         acc: &[f32],
         scales: Option<(&[f32], usize)>,
-        first: usize,
-        out: &mut ArrayViewMut2<'_, f32>,
+        out: &mut [&mut [f32]],
     ) {
-        let &Self { tile_rows, panels, width, .. } = self;
+        dispatch!(isa, t => t.run(|| self.store_all(epilogue, acc, scales, out)));
+    }
+
+    #[inline(always)]
+    fn store_all(
+        &self,
+        epilogue: Epilogue<'_>,
+        acc: &[f32],
+        scales: Option<(&[f32], usize)>,
+        out: &mut [&mut [f32]],
+    ) {
+        let &Self { tile_rows, panels, width, ref columns, before } = self;
         let tile_len = tile_rows * width;
-        let first_column = self.before + self.columns.start;
-        let mut out = out.slice_mut(s![first.., self.columns.clone()]);
-        let rows = acc.len() / (panels * tile_len) * tile_rows;
-        for (row, out) in out.outer_iter_mut().take(rows).enumerate() {
-            let out = contiguous(out.into_slice());
-            let acc = &acc[row / tile_rows * panels * tile_len + row % tile_rows * width..];
-            let scale = scales.map_or(1.0, |(scales, apart)| scales[row * apart]);
-            dispatch!(isa, t => {
-                t.run(|| store_row(epilogue, acc, tile_len, width, scale, first_column, out))
-            });
+        for (tile, (acc, out)) in
+            acc.chunks_exact(panels * tile_len).zip(out.chunks_mut(tile_rows)).enumerate()
+        {
+            for (m, out) in out.iter_mut().enumerate() {
+                let scale = scales.map_or(1.0, |(scales, apart)| scales[(tile * tile_rows + m) * apart]);
+                let column = before + columns.start;
+                for (i, out) in out[columns.clone()].chunks_mut(width).enumerate() {
+                    epilogue.store(&acc[i * tile_len + m * width..][..width], scale, column + i * width, out);
+                }
+            }
         }
     }
 }
 
-/// One row of a pass: `width` columns of each panel, whose sums stand `tile_len` apart.
-#[inline(always)]
-fn store_row(
-    epilogue: Epilogue<'_>,
-    acc: &[f32],
-    tile_len: usize,
-    width: usize,
-    scale: f32,
-    first_column: usize,
-    out: &mut [f32],
-) {
-    for (i, out) in out.chunks_mut(width).enumerate() {
-        epilogue.store(&acc[i * tile_len..], scale, first_column + i * width, out);
-    }
+/// The rows of an output.
+fn slices<'a>(out: &'a mut ArrayViewMut2<'_, f32>) -> Vec<&'a mut [f32]> {
+    out.outer_iter_mut().map(|row| contiguous(row.into_slice())).collect()
 }

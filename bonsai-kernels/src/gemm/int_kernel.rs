@@ -1,3 +1,4 @@
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::codes::{Codes, Meaning, fetch_words};
@@ -107,8 +108,9 @@ impl<T: IntTile<F::Products>, F: IntRows> Microkernel<Weights> for IntKernel<T, 
         let mut rest = panel;
         for inputs in groups(inputs, meaning) {
             let (panel, behind) = rest.split_at_mut(group_len::<F>(width, inputs.len(), meaning));
-            each_code_kind!(weights, w => {
-                self.0.run(|| expand_group::<T, F, _>(self.0, w, first_column, width, inputs, panel));
+            each_code_kind!(weights, weights => {
+                let rows = PhantomData::<F>;
+                self.0.work(ExpandGroup { tile: self.0, rows, weights, first_column, width, inputs, panel });
             });
             rest = behind;
         }
@@ -211,28 +213,36 @@ impl<T: IntTile<F::Products>, F: IntRows> Work for MultiplyTile<'_, T, F> {
 }
 
 /// Digits, scales and biases of one group.
-#[inline(always)]
-fn expand_group<T: IntTile<F::Products>, F: IntRows, W: Codes>(
+struct ExpandGroup<'a, T, F, W> {
     tile: T,
-    weights: &W,
+    rows: PhantomData<F>,
+    weights: &'a W,
     first_column: usize,
     width: usize,
     inputs: Range<usize>,
-    panel: &mut [u32],
-) {
-    let (digits, floats) = panel.split_at_mut(steps::<F>(inputs.len()) * width);
-    let group = inputs.start / weights.group_size();
-    floats.fill(0);
-    let (scales, biases) = bytemuck::must_cast_slice_mut(floats).split_at_mut(width);
-    weights.gather_scales(first_column, group, scales);
-    weights.gather_biases(first_column, group, biases);
-    // the words of a group, of at most 8 bits a code
-    let mut words = [[0; LANES]; BLOCK * 8 / 32];
-    let words = &mut words[..(inputs.len() * W::BITS).div_ceil(32)];
-    let zero = if F::Products::SIGNED { W::ZERO } else { 0 };
-    let how = Digits { bits: W::BITS, step: W::STEP, zero };
-    for lane in (0..width).step_by(LANES) {
-        fetch_words(weights, first_column + lane, inputs.start * W::BITS / 32, words);
-        tile.spread(how, words, &mut digits[lane..], width);
+    panel: &'a mut [u32],
+}
+
+impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Work for ExpandGroup<'_, T, F, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let Self { tile, rows: _, weights, first_column, width, inputs, panel } = self;
+        let (digits, floats) = panel.split_at_mut(steps::<F>(inputs.len()) * width);
+        let group = inputs.start / weights.group_size();
+        floats.fill(0);
+        let (scales, biases) = bytemuck::must_cast_slice_mut(floats).split_at_mut(width);
+        weights.gather_scales(first_column, group, scales);
+        weights.gather_biases(first_column, group, biases);
+        // the words of a group, of at most 8 bits a code
+        let mut words = [[0; LANES]; BLOCK * 8 / 32];
+        let words = &mut words[..(inputs.len() * W::BITS).div_ceil(32)];
+        let zero = if F::Products::SIGNED { W::ZERO } else { 0 };
+        let how = Digits { bits: W::BITS, step: W::STEP, zero };
+        for lane in (0..width).step_by(LANES) {
+            fetch_words(tile, weights, first_column + lane, inputs.start * W::BITS / 32, words);
+            tile.spread(how, words, &mut digits[lane..], width);
+        }
     }
 }

@@ -199,7 +199,7 @@ fn lay_out<P: Products, W: Codes>(
             let mut digits = [[0; TILE_WORDS]; BLOCK / (LINE / 4)];
             let rows = inputs.len().div_ceil(P::DEPTH);
             for half in 0..COLUMNS / LANES {
-                fetch_words(weights, first_column + half * LANES, inputs.start * W::BITS / 32, words);
+                fetch_words(t, weights, first_column + half * LANES, inputs.start * W::BITS / 32, words);
                 t.lower().lower().spread(how, words, &mut digits.as_flattened_mut()[..rows * LANES], LANES);
                 let digits = &digits[..rows.div_ceil(LANES)];
                 for (digits, tiles) in digits.iter().zip(tiles.chunks_exact_mut(2)) {

@@ -2,6 +2,9 @@ use super::SizeError;
 use super::half_float::{self, bf16_to_f32, f16_to_f32};
 use crate::SharedBytes;
 
+/// Values that are read at once.
+const LANES: usize = 16;
+
 /// How a float is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FloatType {
@@ -115,17 +118,31 @@ impl Scales {
             values[first.min(values.len())..].iter().step_by(stride.max(1)).copied()
         }
         let bytes = self.bytes.as_slice();
-        let times = self.multiplier;
-        match self.float_type {
-            FloatType::F16 => out.iter_mut().zip(stored::<2>(bytes, first, stride)).for_each(|(out, b)| {
-                *out = f16_to_f32(u16::from_le_bytes(b).into()) * times;
-            }),
-            FloatType::Bf16 => out.iter_mut().zip(stored::<2>(bytes, first, stride)).for_each(|(out, b)| {
-                *out = bf16_to_f32(u16::from_le_bytes(b).into()) * times;
-            }),
-            FloatType::F32 => out.iter_mut().zip(stored::<4>(bytes, first, stride)).for_each(|(out, b)| {
-                *out = f32::from_le_bytes(b) * times;
-            }),
+        // first all bits, one by one, then all values at once
+        let mut bits = [0; LANES];
+        for (i, out) in out.chunks_mut(LANES).enumerate() {
+            let first = first + i * LANES * stride;
+            let count = match self.float_type {
+                FloatType::F32 => {
+                    set_all(&mut bits, stored::<4>(bytes, first, stride).map(u32::from_le_bytes))
+                }
+                FloatType::F16 | FloatType::Bf16 => {
+                    set_all(&mut bits, stored(bytes, first, stride).map(|b| u16::from_le_bytes(b).into()))
+                }
+            };
+            let mut values = [0.0; LANES];
+            for (value, &bits) in values.iter_mut().zip(&bits) {
+                *value = self.multiplier
+                    * match self.float_type {
+                        FloatType::F16 => f16_to_f32(bits),
+                        FloatType::Bf16 => bf16_to_f32(bits),
+                        FloatType::F32 => f32::from_bits(bits),
+                    };
+            }
+            match out.first_chunk_mut() {
+                Some(out) if count == LANES => *out = values,
+                _ => out.iter_mut().zip(&values[..count]).for_each(|(out, value)| *out = *value),
+            }
         }
     }
 
@@ -170,4 +187,15 @@ impl Scales {
         let bytes = self.bytes.slice(range.start * size..range.end * size);
         Self { bytes: bytes.expect("rows were checked against the matrix"), ..self.clone() }
     }
+}
+
+/// Sets what there are values for, and says how many.
+#[inline(always)]
+fn set_all(bits: &mut [u32; LANES], values: impl Iterator<Item = u32>) -> usize {
+    let mut count = 0;
+    for (bits, value) in bits.iter_mut().zip(values) {
+        *bits = value;
+        count += 1;
+    }
+    count
 }

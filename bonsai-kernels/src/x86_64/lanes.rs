@@ -40,6 +40,43 @@ impl Avx512 {
         // SAFETY: the token proves the instructions.
         unsafe { sign_bits(x) }
     }
+
+    /// As [`Token::turn`](crate::isa::Token::turn).
+    #[inline(always)]
+    pub(crate) fn turned(self, rows: &[[u32; 4]; 16]) -> [[u32; 16]; 4] {
+        // SAFETY: the token proves the instructions.
+        unsafe { turn(rows) }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn turn(rows: &[[u32; 4]; 16]) -> [[u32; 16]; 4] {
+    let mut parts = [_mm512_setzero_si512(); 4];
+    for (first, part) in parts.iter_mut().enumerate() {
+        // SAFETY: as many words as a short vector has.
+        let load = |row: usize| unsafe { _mm_loadu_si128(rows[row].as_ptr().cast()) };
+        // rows `first`, `first + 4`, `first + 8`, `first + 12`
+        let x = _mm512_castsi128_si512(load(first));
+        let x = _mm512_inserti32x4::<1>(x, load(first + 4));
+        let x = _mm512_inserti32x4::<2>(x, load(first + 8));
+        *part = _mm512_inserti32x4::<3>(x, load(first + 12));
+    }
+    let [a, b, c, d] = parts;
+    let (ab, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (cd, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let turned = [
+        _mm512_unpacklo_epi64(ab, cd),
+        _mm512_unpackhi_epi64(ab, cd),
+        _mm512_unpacklo_epi64(ab_high, cd_high),
+        _mm512_unpackhi_epi64(ab_high, cd_high),
+    ];
+    let mut columns = [[0; 16]; 4];
+    for (column, turned) in columns.iter_mut().zip(turned) {
+        // SAFETY: as many words as a vector has.
+        unsafe { _mm512_storeu_si512(column.as_mut_ptr().cast(), turned) };
+    }
+    columns
 }
 
 /// The two halves, in double precision.
