@@ -50,6 +50,11 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Whether somebody records what passes by, and wants to see it all.
+    pub(crate) fn is_probed(&self) -> bool {
+        self.probe.is_some()
+    }
+
     pub(crate) fn tap(&mut self, name: fmt::Arguments<'_>, values: ArrayView2<'_, f32>) {
         if let Some(probe) = &mut self.probe {
             probe.record(&name.to_string(), values.shape(), values.iter().copied().collect());

@@ -4,7 +4,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::Cpu;
 use crate::error::Result;
-use crate::isa::{Token, dispatch};
+use crate::isa::{Isa, Token, dispatch};
 use crate::math;
 use crate::rows::{for_each_row_block, row_of, row_of_mut};
 
@@ -29,11 +29,15 @@ pub fn swiglu(cpu: &Cpu, x: ArrayView2<'_, f32>, out: ArrayViewMut2<'_, f32>) ->
     assert_eq!((x.nrows(), x.ncols()), (out.nrows(), 2 * out.ncols()), "shapes of a SwiGLU");
     for_each_row_block(cpu, out, |first, mut rows| {
         for i in 0..rows.nrows() {
-            let out = row_of_mut(&mut rows, i);
-            let (gate, linear) = row_of(&x, first + i).split_at(out.len());
-            dispatch!(cpu.isa(), t => t.run(|| swiglu_row(t, gate, linear, out)));
+            swiglu_to(cpu.isa(), row_of(&x, first + i), row_of_mut(&mut rows, i));
         }
     })
+}
+
+/// [`swiglu`] of one row.
+pub(crate) fn swiglu_to(isa: Isa, x: &[f32], out: &mut [f32]) {
+    let (gate, linear) = x.split_at(out.len());
+    dispatch!(isa, t => t.run(|| swiglu_row(t, gate, linear, out)));
 }
 
 #[inline(always)]

@@ -95,7 +95,7 @@ pub fn rms_norm_heads(cpu: &Cpu, x: ArrayViewMut2<'_, f32>, eps: f32, weight: &[
 }
 
 #[inline(always)]
-fn rms_norm_row(x: &mut [f32], eps: f32, weight: &[f32]) {
+pub(crate) fn rms_norm_row(x: &mut [f32], eps: f32, weight: &[f32]) {
     let mean_square = sum_f64(x, |v| v * v) / x.len() as f64;
     let rstd = (1.0 / (mean_square + f64::from(eps)).sqrt()) as f32;
     for (v, w) in x.iter_mut().zip(weight) {

@@ -41,13 +41,19 @@ pub fn rope(
         for i in 0..rows.nrows() {
             let (cos, sin) = (row_of(&cos, first + i), row_of(&sin, first + i));
             for head in row_of_mut(&mut rows, i).chunks_exact_mut(head_dim) {
-                dispatch!(cpu.isa(), t => t.run(|| match pairs {
-                    RopePairs::Interleaved => interleaved(head, cos, sin),
-                    RopePairs::HalfSplit => half_split(head, cos, sin),
-                }));
+                dispatch!(cpu.isa(), t => t.run(|| rotate(head, cos, sin, pairs)));
             }
         }
     })
+}
+
+/// Every pair of one head.
+#[inline(always)]
+pub(crate) fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32], pairs: RopePairs) {
+    match pairs {
+        RopePairs::Interleaved => interleaved(head, cos, sin),
+        RopePairs::HalfSplit => half_split(head, cos, sin),
+    }
 }
 
 #[inline(always)]

@@ -37,7 +37,8 @@ fn everything(cpu: &Cpu) -> Vec<u32> {
     let mut all: Vec<u32> = y.iter().map(|v: &f32| v.to_bits()).collect();
     for precision in DotPrecision::available(cpu.isa()) {
         let mut o = Array2::zeros((205, 256));
-        attention_in(cpu, precision, x.view(), x.view(), x.view(), heads, Mask::None, o.view_mut()).unwrap();
+        attention_in(cpu, precision, x.view(), x.view(), x.view(), heads, Mask::None, None, o.view_mut())
+            .unwrap();
         let mut p = Array3::zeros((60, 70, 24));
         conv.run_rows_in(cpu, precision, picture.view(), 0, p.view_mut()).unwrap();
         all.extend(o.iter().chain(&p).map(|v: &f32| v.to_bits()));

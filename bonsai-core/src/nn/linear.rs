@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use bonsai_kernels::Cpu;
-use bonsai_kernels::gemm::{self, Activations, Epilogue};
+use bonsai_kernels::gemm::{Activations, Epilogue};
 use bonsai_kernels::weights::Weights as Matrix;
 use ndarray::{ArrayView2, ArrayViewMut2};
 
@@ -59,13 +59,36 @@ impl Linear {
         Ok(x.matmul(cpu, &self.weights, out, epilogue)?)
     }
 
+    /// `out += self(x)`, likewise.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_add(&self, cpu: &Cpu, x: &Activations, out: ArrayViewMut2<'_, f32>) -> Result<()> {
+        let epilogue = self.bias.as_deref().map_or(Epilogue::Add, Epilogue::AddBias);
+        Ok(x.matmul(cpu, &self.weights, out, epilogue)?)
+    }
+
+    /// `out += gate * self(x)`, likewise, with a factor for each output. There must be no bias.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_add_gated(
+        &self,
+        cpu: &Cpu,
+        x: &Activations,
+        gate: &[f32],
+        out: ArrayViewMut2<'_, f32>,
+    ) -> Result<()> {
+        assert!(self.bias.is_none(), "a gated linear has no bias");
+        Ok(x.matmul(cpu, &self.weights, out, Epilogue::AddGated(gate))?)
+    }
+
     /// `out = self(x)`.
     ///
     /// # Errors
     /// When a buffer can't be had, or the work was cancelled.
     pub fn apply(&self, cpu: &Cpu, x: ArrayView2<'_, f32>, out: ArrayViewMut2<'_, f32>) -> Result<()> {
-        let epilogue = self.bias.as_deref().map_or(Epilogue::Store, Epilogue::Bias);
-        Ok(gemm::matmul(cpu, x, &self.weights, out, epilogue)?)
+        self.forward(cpu, &Activations::new(cpu, x), out)
     }
 
     /// `out += self(x)`.
@@ -73,8 +96,7 @@ impl Linear {
     /// # Errors
     /// When a buffer can't be had, or the work was cancelled.
     pub fn add(&self, cpu: &Cpu, x: ArrayView2<'_, f32>, out: ArrayViewMut2<'_, f32>) -> Result<()> {
-        let epilogue = self.bias.as_deref().map_or(Epilogue::Add, Epilogue::AddBias);
-        Ok(gemm::matmul(cpu, x, &self.weights, out, epilogue)?)
+        self.forward_add(cpu, &Activations::new(cpu, x), out)
     }
 
     /// `self(x)` of one row.

@@ -1,9 +1,8 @@
 use bonsai_kernels::Cpu;
-use bonsai_kernels::activation::swiglu;
-use bonsai_kernels::attention::{Heads, Mask, attention};
+use bonsai_kernels::attention::{HeadNorms, Heads, Mask, Rotation, attention_rotated};
 use bonsai_kernels::gemm::Activations;
-use bonsai_kernels::norm::{rms_norm, rms_norm_heads};
-use bonsai_kernels::rope::{RopePairs, rope};
+use bonsai_kernels::norm::rms_norm;
+use bonsai_kernels::rope::RopePairs;
 use bonsai_kernels::weights::Weights as Matrix;
 use ndarray::Array2;
 
@@ -67,7 +66,6 @@ struct Scratch {
     v: TokenBuffer,
     attn: TokenBuffer,
     gate_up: TokenBuffer,
-    mlp: TokenBuffer,
 }
 
 impl Scratch {
@@ -82,7 +80,6 @@ impl Scratch {
             v: zeros(kv_width)?,
             attn: zeros(q_width)?,
             gate_up: zeros(2 * c.intermediate_size)?,
-            mlp: zeros(c.intermediate_size)?,
         })
     }
 }
@@ -205,13 +202,12 @@ impl DecoderLayer {
         self.q.forward(cpu, &h, s.q.view_mut())?;
         self.k.forward(cpu, &h, s.k.view_mut())?;
         self.v.forward(cpu, &h, s.v.view_mut())?;
-        for (x, norm) in [(&mut s.q, &self.q_norm), (&mut s.k, &self.k_norm)] {
-            rms_norm_heads(cpu, x.view_mut(), c.rms_norm_eps, norm)?;
-            rope(cpu, x.view_mut(), cos.view(), sin.view(), RopePairs::HalfSplit)?;
-        }
         let heads = Heads { query: c.num_attention_heads, key_value: c.num_key_value_heads, dim: c.head_dim };
         let causal = Mask::Causal { keys: mask };
-        attention(cpu, s.q.view(), s.k.view(), s.v.view(), heads, causal, s.attn.view_mut())?;
+        let norms = Some(HeadNorms { eps: c.rms_norm_eps, query: &self.q_norm, key: &self.k_norm });
+        let rotation = Rotation { norms, cos: cos.view(), sin: sin.view(), pairs: RopePairs::HalfSplit };
+        let (q, k, v) = (s.q.view(), s.k.view(), s.v.view());
+        attention_rotated(cpu, q, k, v, heads, causal, &rotation, s.attn.view_mut())?;
         self.o.add(cpu, s.attn.view(), x.view_mut())?;
 
         rms_norm(cpu, x.view(), c.rms_norm_eps, &self.post_attention_norm, s.norm.view_mut())?;
@@ -219,8 +215,8 @@ impl DecoderLayer {
         let (tokens, width) = (x.tokens(), c.intermediate_size);
         self.gate.forward(cpu, &h, s.gate_up.block_mut(0..tokens, 0..width))?;
         self.up.forward(cpu, &h, s.gate_up.block_mut(0..tokens, width..2 * width))?;
-        swiglu(cpu, s.gate_up.view(), s.mlp.view_mut())?;
-        self.down.add(cpu, s.mlp.view(), x.view_mut())
+        drop(h);
+        self.down.forward_add(cpu, &Activations::swiglu(cpu, s.gate_up.view()), x.view_mut())
     }
 }
 

@@ -1,11 +1,12 @@
 use std::ops::Range;
 
 use bonsai_kernels::Cpu;
-use bonsai_kernels::activation::{add_gated, swiglu};
-use bonsai_kernels::attention::{Heads, Mask, attention};
+use bonsai_kernels::activation::add_gated;
+use bonsai_kernels::attention::{HeadNorms, Heads, Mask, Rotation, attention_rotated};
 use bonsai_kernels::gemm::Activations;
 use bonsai_kernels::norm::{layer_norm_modulate, rms_norm_heads};
-use bonsai_kernels::rope::{RopePairs, rope};
+use bonsai_kernels::rope::RopePairs;
+use ndarray::ArrayViewMut2;
 
 use super::modulation::Modulation;
 use super::{Flux2Config, Rope, Scratch};
@@ -124,30 +125,50 @@ impl Stream {
     ) -> Result<()> {
         let cpu = cx.cpu;
         let [attn, mlp] = modulations else { unreachable!("a double block has two modulations") };
-        self.out.apply(cpu, s.attn.rows(rows.clone()), s.norm.rows_mut(rows.clone()))?;
+        let h = Activations::new(cpu, s.attn.rows(rows.clone()));
+        let seen = cx.is_probed().then(|| s.norm.rows_mut(rows.clone()));
+        add_product(cpu, &self.out, &h, &attn.gate, s.x.rows_mut(rows.clone()), seen)?;
         let stream = self.names.stream;
         cx.tap(format_args!("transformer_blocks.{block}.attn.{stream}"), s.norm.rows(rows.clone()));
-        add_gated(cpu, s.x.rows_mut(rows.clone()), &attn.gate, s.norm.rows(rows.clone()))?;
 
         let Modulation { shift, scale, gate } = mlp;
         layer_norm_modulate(cpu, s.x.rows(rows.clone()), c.eps, shift, scale, s.norm.rows_mut(rows.clone()))?;
         for part in chunks(rows.clone(), s.mlp_rows()) {
-            self.feed_forward(cpu, c, s, part)?;
+            self.feed_forward(cx, s, part, gate)?;
         }
         cx.tap(format_args!("transformer_blocks.{block}.{}", self.names.ff), s.norm.rows(rows.clone()));
-        add_gated(cpu, s.x.rows_mut(rows.clone()), gate, s.norm.rows(rows.clone()))?;
         cx.tap(format_args!("transformer_blocks.{block}.{stream}"), s.x.rows(rows));
         Ok(())
     }
 
-    /// `norm = linear_out(swiglu(linear_in(norm)))` for some rows.
-    fn feed_forward(&self, cpu: &Cpu, c: &Flux2Config, s: &mut Scratch, rows: Range<usize>) -> Result<()> {
-        let n = rows.len();
+    /// `x += gate * linear_out(swiglu(linear_in(norm)))` for some rows.
+    fn feed_forward(
+        &self,
+        cx: &Context<'_>,
+        s: &mut Scratch,
+        rows: Range<usize>,
+        gate: &[f32],
+    ) -> Result<()> {
+        let (cpu, n) = (cx.cpu, rows.len());
         self.linear_in.apply(cpu, s.norm.rows(rows.clone()), s.gate_up.rows_mut(0..n))?;
-        swiglu(cpu, s.gate_up.rows(0..n), s.wide.block_mut(0..n, 0..c.mlp_size()))?;
-        let activated = s.wide.rows(0..n);
-        self.linear_out.apply(cpu, activated.slice(ndarray::s![.., ..c.mlp_size()]), s.norm.rows_mut(rows))
+        let h = Activations::swiglu(cpu, s.gate_up.rows(0..n));
+        let seen = cx.is_probed().then(|| s.norm.rows_mut(rows.clone()));
+        add_product(cpu, &self.linear_out, &h, gate, s.x.rows_mut(rows), seen)
     }
+}
+
+/// `x += gate * linear(h)`; who probes finds the product in `seen`.
+pub(super) fn add_product(
+    cpu: &Cpu,
+    linear: &Linear,
+    h: &Activations<'_>,
+    gate: &[f32],
+    x: ArrayViewMut2<'_, f32>,
+    seen: Option<ArrayViewMut2<'_, f32>>,
+) -> Result<()> {
+    let Some(mut seen) = seen else { return linear.forward_add_gated(cpu, h, gate, x) };
+    linear.forward(cpu, h, seen.view_mut())?;
+    Ok(add_gated(cpu, x, gate, seen.view())?)
 }
 
 /// `rows` in parts of at most `len`.
@@ -176,7 +197,7 @@ impl DoubleStreamBlock {
         for (stream, rows, modulations) in &streams {
             stream.project(cx, c, s, rows.clone(), &modulations[0], block)?;
         }
-        joint_attention(cx.cpu, c, s, angles)?;
+        joint_attention(cx.cpu, c, s, angles, None)?;
         for (stream, rows, modulations) in streams {
             stream.finish(cx, c, s, rows, modulations, block)?;
         }
@@ -184,12 +205,18 @@ impl DoubleStreamBlock {
     }
 }
 
-/// `attn = softmax(q k^T / sqrt(head_dim)) v` over all tokens, q and k rotated first.
-pub(super) fn joint_attention(cpu: &Cpu, c: &Flux2Config, s: &mut Scratch, angles: &Rope) -> Result<()> {
-    for x in [&mut s.q, &mut s.k] {
-        rope(cpu, x.view_mut(), angles.cos.view(), angles.sin.view(), RopePairs::Interleaved)?;
-    }
+/// `attn = softmax(q k^T / sqrt(head_dim)) v` over all tokens, q and k normed, if they are not yet, and rotated.
+pub(super) fn joint_attention(
+    cpu: &Cpu,
+    c: &Flux2Config,
+    s: &mut Scratch,
+    angles: &Rope,
+    norms: Option<HeadNorms<'_>>,
+) -> Result<()> {
     let n = c.num_attention_heads;
     let heads = Heads { query: n, key_value: n, dim: c.attention_head_dim };
-    Ok(attention(cpu, s.q.view(), s.k.view(), s.v.view(), heads, Mask::None, s.attn.view_mut())?)
+    let (cos, sin) = (angles.cos.view(), angles.sin.view());
+    let rotation = Rotation { norms, cos, sin, pairs: RopePairs::Interleaved };
+    let (q, k, v) = (s.q.view(), s.k.view(), s.v.view());
+    Ok(attention_rotated(cpu, q, k, v, heads, Mask::None, &rotation, s.attn.view_mut())?)
 }

@@ -20,8 +20,6 @@ pub struct Scratch {
     pub(super) attn: TokenBuffer,
     /// `[rows, 2 * mlp_size]`: gate and linear part of some rows.
     pub(super) gate_up: TokenBuffer,
-    /// `[rows, hidden_size + mlp_size]`: input of a block's last linear for some rows.
-    pub(super) wide: TokenBuffer,
 }
 
 impl Scratch {
@@ -41,14 +39,13 @@ impl Scratch {
             v: zeros(tokens, hidden)?,
             attn: zeros(tokens, hidden)?,
             gate_up: zeros(rows, 2 * mlp)?,
-            wide: zeros(rows, hidden + mlp)?,
         })
     }
 
     /// Floats of all buffers for `tokens` rows.
     pub(crate) fn floats(config: &Flux2Config, tokens: usize) -> usize {
         let (hidden, mlp) = (config.hidden_size(), config.mlp_size());
-        6 * tokens * hidden + Self::mlp_rows_of(tokens) * (hidden + 3 * mlp)
+        6 * tokens * hidden + Self::mlp_rows_of(tokens) * 2 * mlp
     }
 
     /// Rows that pass through the wide middle of a block at one time.
@@ -60,8 +57,8 @@ impl Scratch {
         self.x.tokens()
     }
 
-    /// Rows that `gate_up` and `wide` hold.
+    /// Rows that `gate_up` holds.
     pub(super) fn mlp_rows(&self) -> usize {
-        self.wide.tokens().max(1)
+        self.gate_up.tokens().max(1)
     }
 }

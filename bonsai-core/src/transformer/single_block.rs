@@ -1,8 +1,8 @@
-use bonsai_kernels::activation::{add_gated, swiglu};
+use bonsai_kernels::attention::HeadNorms;
 use bonsai_kernels::gemm::Activations;
 use bonsai_kernels::norm::{layer_norm_modulate, rms_norm_heads};
 
-use super::double_block::{chunks, joint_attention};
+use super::double_block::{add_product, chunks, joint_attention};
 use super::modulation::Modulation;
 use super::{Flux2Config, Rope, Scratch};
 use crate::context::Context;
@@ -57,23 +57,26 @@ impl SingleStreamBlock {
         self.k.forward(cpu, &h, s.k.view_mut())?;
         self.v.forward(cpu, &h, s.v.view_mut())?;
         drop(h);
-        for (x, weight, name) in [(&mut s.q, &self.q_norm, "norm_q"), (&mut s.k, &self.k_norm, "norm_k")] {
-            rms_norm_heads(cpu, x.view_mut(), c.eps, weight)?;
-            cx.tap(format_args!("single_transformer_blocks.{block}.attn.{name}"), x.view());
+        let mut norms = Some(HeadNorms { eps: c.eps, query: &self.q_norm, key: &self.k_norm });
+        if cx.is_probed() {
+            norms = None;
+            for (x, weight, name) in [(&mut s.q, &self.q_norm, "norm_q"), (&mut s.k, &self.k_norm, "norm_k")]
+            {
+                rms_norm_heads(cpu, x.view_mut(), c.eps, weight)?;
+                cx.tap(format_args!("single_transformer_blocks.{block}.attn.{name}"), x.view());
+            }
         }
-        joint_attention(cpu, c, s, angles)?;
+        joint_attention(cpu, c, s, angles, norms)?;
 
-        // the wide part is made and used up in blocks of rows; each block's result replaces its normed rows
-        let (hidden, mlp) = (c.hidden_size(), c.mlp_size());
+        // the wide part is made and used up in blocks of rows
         for rows in chunks(0..s.tokens(), s.mlp_rows()) {
             let n = rows.len();
             self.mlp.apply(cpu, s.norm.rows(rows.clone()), s.gate_up.rows_mut(0..n))?;
-            s.wide.block_mut(0..n, 0..hidden).assign(&s.attn.rows(rows.clone()));
-            swiglu(cpu, s.gate_up.rows(0..n), s.wide.block_mut(0..n, hidden..hidden + mlp))?;
-            self.out.apply(cpu, s.wide.rows(0..n), s.norm.rows_mut(rows))?;
+            let h = Activations::with_swiglu(cpu, s.attn.rows(rows.clone()), s.gate_up.rows(0..n));
+            let seen = cx.is_probed().then(|| s.norm.rows_mut(rows.clone()));
+            add_product(cpu, &self.out, &h, gate, s.x.rows_mut(rows), seen)?;
         }
         cx.tap(format_args!("single_transformer_blocks.{block}.attn"), s.norm.view());
-        add_gated(cpu, s.x.view_mut(), gate, s.norm.view())?;
         cx.tap(format_args!("single_transformer_blocks.{block}"), s.x.view());
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Attention with a streaming softmax: no score matrix, memory grows with the tokens and not with their square.
 
 mod panels;
+mod rotation;
 mod softmax;
 mod stream;
 
@@ -11,6 +12,7 @@ use crate::dot::{DotPrecision, DotTile, Number, with_dots};
 use crate::error::Result;
 use crate::rows::row_of;
 use panels::{Layout, Panels, Source, pack_block};
+pub use rotation::{HeadNorms, Rotation};
 use stream::{Queries, Scratch};
 
 /// Heads side by side in a row of queries, keys or values.
@@ -64,17 +66,38 @@ pub fn attention(
     mask: Mask<'_>,
     out: ArrayViewMut2<'_, f32>,
 ) -> Result<()> {
-    attention_in(cpu, DotPrecision::chosen(cpu), q, k, v, heads, mask, out)
+    attention_in(cpu, DotPrecision::chosen(cpu), q, k, v, heads, mask, None, out)
 }
 
-/// [`attention`] in this precision, or in f32 where the instruction set has no such dot products.
+/// [`attention`] of queries and keys as `rotation` turns them while they are read; `q` and `k` stay what they are.
 ///
 /// # Errors
 /// As [`attention`].
 ///
 /// # Panics
 /// When the shapes don't fit.
-#[expect(clippy::too_many_arguments, reason = "the arguments of `attention` and the precision")]
+#[expect(clippy::too_many_arguments, reason = "the arguments of `attention` and the rotation")]
+pub fn attention_rotated(
+    cpu: &Cpu,
+    q: ArrayView2<'_, f32>,
+    k: ArrayView2<'_, f32>,
+    v: ArrayView2<'_, f32>,
+    heads: Heads,
+    mask: Mask<'_>,
+    rotation: &Rotation<'_>,
+    out: ArrayViewMut2<'_, f32>,
+) -> Result<()> {
+    attention_in(cpu, DotPrecision::chosen(cpu), q, k, v, heads, mask, Some(rotation), out)
+}
+
+/// [`attention`], rotated or not, in this precision, or in f32 where the instruction set has no such dot products.
+///
+/// # Errors
+/// As [`attention`].
+///
+/// # Panics
+/// When the shapes don't fit.
+#[expect(clippy::too_many_arguments, reason = "the arguments of `attention_rotated` and the precision")]
 pub fn attention_in(
     cpu: &Cpu,
     precision: DotPrecision,
@@ -83,6 +106,7 @@ pub fn attention_in(
     v: ArrayView2<'_, f32>,
     heads: Heads,
     mask: Mask<'_>,
+    rotation: Option<&Rotation<'_>>,
     out: ArrayViewMut2<'_, f32>,
 ) -> Result<()> {
     let Heads { query, key_value, dim } = heads;
@@ -93,10 +117,13 @@ pub fn attention_in(
     if let Mask::Causal { keys } = mask {
         assert_eq!(keys.len(), k.nrows(), "length of a key mask");
     }
-    with_dots!(cpu.isa(), precision, |t, N| attend::<N, _>(cpu, t, q, k, v, heads, mask, out))
+    if let Some(rotation) = rotation {
+        rotation.check(q.nrows(), k.nrows(), heads);
+    }
+    with_dots!(cpu.isa(), precision, |t, N| attend::<N, _>(cpu, t, q, k, v, heads, mask, rotation, out))
 }
 
-#[expect(clippy::too_many_arguments, reason = "the arguments of `attention` and the token")]
+#[expect(clippy::too_many_arguments, reason = "the arguments of `attention_rotated` and the token")]
 fn attend<N: Number, T: DotTile<N>>(
     cpu: &Cpu,
     t: T,
@@ -105,6 +132,7 @@ fn attend<N: Number, T: DotTile<N>>(
     v: ArrayView2<'_, f32>,
     heads: Heads,
     mask: Mask<'_>,
+    rotation: Option<&Rotation<'_>>,
     mut out: ArrayViewMut2<'_, f32>,
 ) -> Result<()> {
     let dim = heads.dim;
@@ -124,10 +152,10 @@ fn attend<N: Number, T: DotTile<N>>(
         let items = words.zip(panels.units.chunks_mut(layout.units_len()));
         cpu.for_each(
             items.take(kv_heads * blocks).enumerate().collect(),
-            || cpu.buffer::<N::Word>(layout.key_width * layout.words),
-            |rows, (index, (block, units))| {
+            || Ok((cpu.buffer::<N::Word>(layout.key_width * layout.words)?, vec![0.0; dim])),
+            |(rows, head), (index, (block, units))| {
                 let (column, first) = ((first_kv + index / blocks) * dim, index % blocks * KEYS);
-                let source = Source { k: &k, v: &v, column, first, rows };
+                let source = Source { k: &k, v: &v, column, first, rotation, rows, head };
                 pack_block::<N, _>(t, &layout, source, block, units);
                 Ok(())
             },
@@ -154,7 +182,7 @@ fn attend<N: Number, T: DotTile<N>>(
                 let query = |i: usize| &row_of(&q, first_query + i)[columns.clone()];
                 let words = &words[h / per_kv * head_len..][..head_len];
                 let units = &units[h / per_kv * units_len..][..units_len];
-                Queries { layout: &layout, mask, keys, first_query }
+                Queries { layout: &layout, mask, keys, first_query, rotation }
                     .attend(cpu, t, query, words, units, scratch, out)
             },
         )?;

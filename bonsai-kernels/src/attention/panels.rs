@@ -1,6 +1,7 @@
 use ndarray::ArrayView2;
 
 use super::KEYS;
+use super::rotation::{Rotation, Side, turned};
 use crate::aligned::AlignedBuf;
 use crate::dot::{DotTile, LARGEST_SCALE, MAX_WIDTH, Number, PackRow};
 use crate::isa::Work;
@@ -74,7 +75,7 @@ pub(super) fn probability_scale(largest: f32, sum: f32) -> f32 {
 pub(super) const AHEAD: usize = 6;
 
 /// Where a block of keys and values comes from, and room for one panel of keys.
-pub(super) struct Source<'a, W> {
+pub(super) struct Source<'a, 'r, W> {
     /// `[keys, heads * dim]`
     pub(super) k: &'a ArrayView2<'a, f32>,
     pub(super) v: &'a ArrayView2<'a, f32>,
@@ -82,18 +83,21 @@ pub(super) struct Source<'a, W> {
     pub(super) column: usize,
     /// The block's first key.
     pub(super) first: usize,
+    pub(super) rotation: Option<&'a Rotation<'r>>,
     pub(super) rows: &'a mut [W],
+    /// Room for one key.
+    pub(super) head: &'a mut [f32],
 }
 
 /// Writes one block of words and its units.
 pub(super) fn pack_block<N: Number, T: DotTile<N>>(
     t: T,
     layout: &Layout,
-    source: Source<'_, N::Word>,
+    source: Source<'_, '_, N::Word>,
     block: &mut [N::Word],
     units: &mut [f32],
 ) {
-    let Source { k, v, column, first, rows } = source;
+    let Source { k, v, column, first, rotation, rows, head } = source;
     let keys = KEYS.min(k.nrows() - first);
     let (key_part, value_part) = block.split_at_mut(KEYS * layout.words);
     let (key_units, value_units) = units.split_at_mut(KEYS);
@@ -108,7 +112,12 @@ pub(super) fn pack_block<N: Number, T: DotTile<N>>(
             if key < keys {
                 prefetch_all(&row_of(v, first + key)[column..column + layout.dim]);
             }
-            let x = if key < keys { &row_of(k, first + key)[column..column + layout.dim] } else { &[][..] };
+            let x = if key < keys {
+                let x = &row_of(k, first + key)[column..column + layout.dim];
+                turned(t, rotation, Side::Key, first + key, x, head)
+            } else {
+                &[][..]
+            };
             key_units[key] = t.work(PackRow::<N, _> { token: t, x, out });
         }
         t.work(Transpose { rows, words, panel, width });

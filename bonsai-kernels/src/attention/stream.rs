@@ -1,6 +1,7 @@
 use ndarray::ArrayViewMut2;
 
 use super::panels::{AHEAD, Layout};
+use super::rotation::{Rotation, Side, turned};
 use super::softmax::{ROWS, SoftmaxStep};
 use super::{KEYS, Mask};
 use crate::Cpu;
@@ -13,6 +14,8 @@ use crate::prefetch::prefetch_all;
 pub(super) struct Scratch<N: Number> {
     /// `[queries][words + padding]`
     queries: AlignedBuf<N::Word>,
+    /// Room for one query.
+    head: Vec<f32>,
     /// For each query the inverse of its scale, times that of the scores.
     units: Vec<f32>,
     /// Scores of one block of keys, `[queries][KEYS]`.
@@ -36,6 +39,7 @@ impl<N: Number> Scratch<N> {
         let queries = queries.next_multiple_of(T::MR);
         Ok(Self {
             queries: cpu.buffer(queries * (layout.words + ROW_PADDING))?,
+            head: vec![0.0; layout.dim],
             units: vec![0.0; queries],
             scores: cpu.buffer(queries * KEYS)?,
             probabilities: cpu.buffer(queries * layout.value_words)?,
@@ -49,14 +53,15 @@ impl<N: Number> Scratch<N> {
 }
 
 /// A block of queries of one head.
-pub(super) struct Queries<'a> {
+pub(super) struct Queries<'a, 'r> {
     pub(super) layout: &'a Layout,
     pub(super) mask: Mask<'a>,
     pub(super) keys: usize,
     pub(super) first_query: usize,
+    pub(super) rotation: Option<&'a Rotation<'r>>,
 }
 
-impl Queries<'_> {
+impl Queries<'_, '_> {
     /// `panels` and `units` hold all blocks of the head's keys and values.
     #[expect(clippy::too_many_arguments, reason = "operands, scratch and result")]
     pub(super) fn attend<'q, N: Number, T: DotTile<N>>(
@@ -113,7 +118,9 @@ impl Queries<'_> {
             if i + AHEAD < rows {
                 prefetch_all(query(i + AHEAD));
             }
-            let row = PackRow::<N, _> { token: t, x: query(i), out: &mut words[..layout.words] };
+            let head = &mut scratch.head[..];
+            let x = turned(t, self.rotation, Side::Query, self.first_query + i, query(i), head);
+            let row = PackRow::<N, _> { token: t, x, out: &mut words[..layout.words] };
             *unit = t.work(row) * of_scores;
         }
     }

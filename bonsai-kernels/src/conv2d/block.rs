@@ -12,6 +12,10 @@ use crate::dot::{DEPTH, Dot, DotTile, Extent, MAX_MR, Number, pack_row};
 use crate::error::Result;
 use crate::isa::{Token, Work};
 use crate::norm::ChannelAffine;
+use crate::prefetch::prefetch_all;
+
+/// Pixels that are asked for before they are read.
+const PIXELS_AHEAD: usize = 4;
 
 /// The input of one task: a padded rectangle of pixels, in blocks of channels `[channel block][pixels][words]`, so that
 /// neighbouring pixels of a block are neighbours in memory.
@@ -113,7 +117,12 @@ impl<N: Number> Scratch<N> {
             let y = (origin.0 * shape.stride + r).checked_sub(shape.before).filter(|&y| y < height);
             for c in 0..shape.width {
                 let column = (origin.1 * shape.stride + c).checked_sub(shape.before).filter(|&x| x < width);
-                let from = y.zip(column).map(|(y, x_)| &x[(y * width + x_) * channels..][..channels]);
+                let at = y.zip(column).map(|(y, x)| (y * width + x) * channels);
+                let from = at.map(|at| &x[at..][..channels]);
+                if let Some(at) = at {
+                    let next = (at + PIXELS_AHEAD * channels).min(x.len());
+                    prefetch_all(&x[next..x.len().min(next + channels)]);
+                }
                 let pixel = r * shape.width + c;
                 let input = &mut self.input[..];
                 let (norm, normed) = (conv.norm_silu, &mut self.pixel[..]);
@@ -158,14 +167,20 @@ impl<N: Number> Scratch<N> {
                     let (y, x) = (i / columns * plan.step + phase.y, i % columns * plan.step + phase.x);
                     y * width + x
                 };
-                let mut finish = |first: usize, sums: &[f32]| {
+                let mut finish = |first: usize, sums: Option<&[f32]>| {
                     let count = T::MR.min(computed - first);
                     let mut at = [0; MAX_MR];
                     for (i, at) in at[..count].iter_mut().enumerate() {
                         *at = output(first + i);
                     }
                     let (at, lines) = (&at[..count], &mut lines[..]);
-                    t.work(Finish { sums, width: panel_width, bias, add: conv.add, at, first: done, lines });
+                    match sums {
+                        None => at.iter().for_each(|&at| prefetch_all(&lines[at][done..done + used])),
+                        Some(sums) => {
+                            let (width, add) = (panel_width, conv.add);
+                            t.work(Finish { sums, width, bias, add, at, first: done, lines });
+                        }
+                    }
                 };
                 let columns = first..first + used;
                 self.sum(
@@ -284,7 +299,8 @@ impl<N: Number, T: Token> Work for LoadPixel<'_, N, T> {
 }
 
 impl<N: Number> Scratch<N> {
-    /// The sums of one phase for `columns` at all `pixels`, which `finish` takes tile by tile, from a pixel on.
+    /// The sums of one phase for `columns` at all `pixels`, which `finish` takes tile by tile, from a pixel on; before, it hears
+    /// which come next.
     #[expect(clippy::too_many_arguments, reason = "one step of `compute`")]
     fn sum<T: DotTile<N>>(
         &mut self,
@@ -297,7 +313,7 @@ impl<N: Number> Scratch<N> {
         pixels: &[usize],
         columns: Range<usize>,
         width: usize,
-        finish: &mut impl FnMut(usize, &[f32]),
+        finish: &mut impl FnMut(usize, Option<&[f32]>),
     ) -> Result<()> {
         let Self { input, units, panel, sums, .. } = self;
         let of_columns = columns.start..columns.start + width;
@@ -330,10 +346,13 @@ impl<N: Number> Scratch<N> {
                     }
                     let (at, row, keep) = (&at[..T::MR], &row[..T::MR], &keep[..T::MR]);
                     let depth = block.words;
+                    if last {
+                        finish(tile * T::MR, None);
+                    }
                     t.dot(Dot { width, depth, rows, at, panel, keep, row, column }, sums, width);
                     if last {
                         // while they are near
-                        finish(tile * T::MR, sums);
+                        finish(tile * T::MR, Some(sums));
                     }
                 }
                 keep = [1.0; MAX_MR];

@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::time::Instant;
 
 use bytemuck::Zeroable;
-use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{ArrayViewMut2, Axis};
 
 use super::epilogue::Epilogue;
 use super::microkernel::{Element, Microkernel, Tile, TileRows};
 use super::rows::RowForm;
+use super::source::Source;
 use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
@@ -21,6 +22,9 @@ use crate::spare::SpareBuf;
 const NEAR_COLUMNS: usize = 128;
 /// Prepared rows are padded to a multiple of this, which every kernel's tile divides.
 const ROW_MULTIPLE: usize = 96;
+
+/// Rows that are prepared at a time.
+const ROWS_PER_TASK: usize = 32;
 
 /// What a kernel's time depends on, for the choice of tasks.
 pub(super) struct Blocking {
@@ -68,8 +72,8 @@ pub(crate) struct PreparedRows<F: RowForm> {
 }
 
 impl<F: RowForm> PreparedRows<F> {
-    pub(crate) fn new(cpu: &Cpu, x: ArrayView2<'_, f32>) -> Result<Self> {
-        let (rows, cols) = x.dim();
+    pub(crate) fn new(cpu: &Cpu, source: Source<'_>) -> Result<Self> {
+        let (rows, cols) = (source.nrows(), source.ncols());
         let padded = rows.next_multiple_of(ROW_MULTIPLE);
         let (row_len, scales_len) = (F::len(cols), F::scales(cols));
         let mut data = cpu.spare::<F::Element>(padded * row_len)?;
@@ -77,21 +81,23 @@ impl<F: RowForm> PreparedRows<F> {
         let mut blocks = Vec::new();
         data[rows * row_len..].fill(F::Element::zeroed());
         let (mut data_left, mut scales_left) = (&mut *data, &mut *scales);
-        for x in x.axis_chunks_iter(Axis(0), 32).take(if rows > 0 { usize::MAX } else { 0 }) {
+        for first in (0..rows).step_by(ROWS_PER_TASK) {
+            let of_task = first..rows.min(first + ROWS_PER_TASK);
             let (data, scales);
-            (data, data_left) = data_left.split_at_mut(x.nrows() * row_len);
-            (scales, scales_left) = scales_left.split_at_mut(x.nrows() * scales_len);
-            blocks.push((x, data, scales));
+            (data, data_left) = data_left.split_at_mut(of_task.len() * row_len);
+            (scales, scales_left) = scales_left.split_at_mut(of_task.len() * scales_len);
+            blocks.push((of_task, data, scales));
         }
         cpu.for_each(
             blocks,
-            || Ok(Vec::new()),
-            |spare, (x, data, scales)| {
-                for (i, x) in x.rows().into_iter().enumerate() {
+            || Ok((Vec::new(), Vec::new())),
+            |(made, spare), (of_task, data, scales)| {
+                for (i, row) in of_task.enumerate() {
+                    let x = source.row(cpu.isa(), row, made);
                     let row = &mut data[i * row_len..][..row_len];
                     let scales = &mut scales[i * scales_len..][..scales_len];
                     row.fill(F::Element::zeroed());
-                    F::prepare_for(cpu.precision(), cpu.isa(), contiguous(x.to_slice()), row, scales, spare);
+                    F::prepare_for(cpu.precision(), cpu.isa(), x, row, scales, spare);
                 }
                 Ok(())
             },

@@ -13,12 +13,17 @@ pub enum Epilogue<'a> {
     Add,
     /// `out += bias[column] + product`
     AddBias(&'a [f32]),
+    /// `out += gate[column] * product`
+    AddGated(&'a [f32]),
 }
 
 impl Epilogue<'_> {
     pub(crate) fn check(self, columns: usize) {
         if let Self::Bias(bias) | Self::AddBias(bias) = self {
             assert_eq!(bias.len(), columns, "length of a bias");
+        }
+        if let Self::AddGated(gate) = self {
+            assert_eq!(gate.len(), columns, "length of a gate");
         }
     }
 
@@ -53,6 +58,11 @@ impl Epilogue<'_> {
             Self::AddBias(bias) => {
                 for ((o, p), b) in out.iter_mut().zip(product).zip(&bias[column..]) {
                     *o += p * scale + b;
+                }
+            }
+            Self::AddGated(gate) => {
+                for ((o, p), g) in out.iter_mut().zip(product).zip(&gate[column..]) {
+                    *o += g * (p * scale);
                 }
             }
         }

@@ -22,6 +22,7 @@ mod permute_kernel;
 mod precision;
 pub mod reference;
 mod rows;
+mod source;
 #[cfg(target_arch = "x86_64")]
 mod split_rows;
 mod table;
@@ -56,12 +57,13 @@ use permute_kernel::PermuteKernel;
 #[cfg(target_arch = "x86_64")]
 use rows::WideInt8Rows;
 use rows::{Bf16Rows, Int8Rows, Int16Rows, PlainRows, RowForm};
+use source::Source;
 use table::{TableNumber, TableRows};
 
 /// Rows of activations `[M, K]`, prepared once for all linears that read them: each form that some linear needs is made
 /// when the first one asks for it.
 pub struct Activations<'a> {
-    x: ArrayView2<'a, f32>,
+    rows: Source<'a>,
     isa: Isa,
     precision: ActivationPrecision,
     forms: Mutex<Vec<(&'static str, Arc<dyn Any + Send + Sync>)>>,
@@ -70,7 +72,30 @@ pub struct Activations<'a> {
 impl<'a> Activations<'a> {
     /// Rows of `x` `[M, K]`, each contiguous, for linears with the precision of `cpu`.
     pub fn new(cpu: &Cpu, x: ArrayView2<'a, f32>) -> Self {
-        Self { x, isa: cpu.isa(), precision: cpu.precision(), forms: Mutex::default() }
+        Self::of(cpu, Source::plain(x))
+    }
+
+    /// Rows of `x` `[M, K - F]` and beside them what [`swiglu`](crate::activation::swiglu) makes of `gate_up` `[M, 2 F]`, for
+    /// linears `[N, K]`. It is made while rows are prepared, and stands nowhere.
+    ///
+    /// # Panics
+    /// When the shapes don't fit.
+    pub fn with_swiglu(cpu: &Cpu, x: ArrayView2<'a, f32>, gate_up: ArrayView2<'a, f32>) -> Self {
+        Self::of(cpu, Source::with_swiglu(x, gate_up))
+    }
+
+    /// [`Activations::with_swiglu`] with nothing beside it.
+    ///
+    /// # Panics
+    /// When the shapes don't fit.
+    pub fn swiglu(cpu: &Cpu, gate_up: ArrayView2<'a, f32>) -> Self {
+        let nothing =
+            ArrayView2::from_shape((gate_up.nrows(), 0), &[]).expect("nothing has any number of rows");
+        Self::with_swiglu(cpu, nothing, gate_up)
+    }
+
+    fn of(cpu: &Cpu, rows: Source<'a>) -> Self {
+        Self { rows, isa: cpu.isa(), precision: cpu.precision(), forms: Mutex::default() }
     }
 
     /// `out = epilogue(self * weights^T)`, `out` `[M, N]` with contiguous rows.
@@ -88,41 +113,50 @@ impl<'a> Activations<'a> {
         epilogue: Epilogue<'_>,
     ) -> Result<()> {
         assert_eq!(self.isa, cpu.isa(), "activations are for another instruction set");
-        assert_eq!(self.x.ncols(), weights.cols(), "inputs of a GEMM");
-        #[cfg(target_arch = "x86_64")]
-        if let Some(t) = permuted(self.isa, self.precision, weights) {
-            use ActivationPrecision as P;
-            match (self.precision, weights) {
-                (P::F32, Weights::Binary(w)) => {
-                    return self.multiply(cpu, PermuteF32Kernel(t, PlainRows), w, w.rows(), out, epilogue);
-                }
-                (P::Bf16, Weights::Binary(w)) => {
-                    return self.multiply(cpu, PermuteF32Kernel(t, Bf16Rows), w, w.rows(), out, epilogue);
+        assert_eq!(self.rows.ncols(), weights.cols(), "inputs of a GEMM");
+        if self.rows.nrows() <= few_rows::MOST_ROWS {
+            // kernels for few rows read them where they stand
+            let Some(x) = self.rows.standing() else {
+                let x = self.rows.made(cpu)?;
+                return Activations::new(cpu, x.view()).matmul(cpu, weights, out, epilogue);
+            };
+            #[cfg(target_arch = "x86_64")]
+            let permuted = permuted(self.isa, self.precision, weights);
+            #[cfg(target_arch = "x86_64")]
+            if let (ActivationPrecision::Int16, Some(t)) = (self.precision, permuted) {
+                each_sign_kind!(weights, w => if few_permuted::takes(x.nrows(), w) {
+                    return few_permuted::multiply(cpu, t, x, w, out, epilogue);
+                });
+            }
+            match weights {
+                Weights::Dense(w) => return few_rows::multiply_dense(cpu, x, w, out, epilogue),
+                #[cfg(target_arch = "x86_64")]
+                _ if self.precision != ActivationPrecision::Int16 => {}
+                #[cfg(target_arch = "x86_64")]
+                Weights::Binary(w) if permuted.is_none() && few_signs::takes(self.isa, x.nrows(), w) => {
+                    return few_signs::multiply(cpu, x, w, out, epilogue);
                 }
                 _ => {}
             }
-            return each_sign_kind!(weights, w => match self.precision {
-                P::Int16 if few_permuted::takes(self.x.nrows(), w) => {
-                    few_permuted::multiply(cpu, t, self.x, w, out, epilogue)
-                }
-                P::Int16 => {
-                    self.multiply(cpu, PermuteKernel(t, Int16Rows), w, weights.rows(), out, epilogue)
-                }
-                _ => self.multiply(cpu, PermuteKernel(t, WideInt8Rows), w, weights.rows(), out, epilogue),
-            });
         }
-        match weights {
-            Weights::Dense(w) if self.x.nrows() <= few_rows::MOST_ROWS => {
-                return few_rows::multiply_dense(cpu, self.x, w, out, epilogue);
-            }
-            #[cfg(target_arch = "x86_64")]
-            Weights::Binary(w)
-                if self.precision == ActivationPrecision::Int16
-                    && few_signs::takes(self.isa, self.x.nrows(), w) =>
-            {
-                return few_signs::multiply(cpu, self.x, w, out, epilogue);
-            }
-            _ => {}
+        #[cfg(target_arch = "x86_64")]
+        if let Some(t) = permuted(self.isa, self.precision, weights) {
+            use ActivationPrecision as P;
+            let columns = weights.rows();
+            return match (self.precision, weights) {
+                (P::F32, Weights::Binary(w)) => {
+                    self.multiply(cpu, PermuteF32Kernel(t, PlainRows), w, columns, out, epilogue)
+                }
+                (P::Bf16, Weights::Binary(w)) => {
+                    self.multiply(cpu, PermuteF32Kernel(t, Bf16Rows), w, columns, out, epilogue)
+                }
+                (P::Int16, _) => each_sign_kind!(weights, w => {
+                    self.multiply(cpu, PermuteKernel(t, Int16Rows), w, columns, out, epilogue)
+                }),
+                _ => each_sign_kind!(weights, w => {
+                    self.multiply(cpu, PermuteKernel(t, WideInt8Rows), w, columns, out, epilogue)
+                }),
+            };
         }
         #[cfg(target_arch = "x86_64")]
         if let Some((t, choice)) = Matrix::of(self.isa, self.precision, weights) {
@@ -155,11 +189,11 @@ impl<'a> Activations<'a> {
     }
 
     fn form<F: RowForm>(&self, cpu: &Cpu) -> Result<Arc<PreparedRows<F>>> {
-        self.prepared(cpu, F::NAME, |cpu| PreparedRows::<F>::new(cpu, self.x))
+        self.prepared(cpu, F::NAME, |cpu| PreparedRows::<F>::new(cpu, self.rows))
     }
 
     fn table_rows<N: TableNumber, T: TableTile<N>>(&self, cpu: &Cpu, tile: T) -> Result<Arc<TableRows<N>>> {
-        self.prepared(cpu, N::TILES, |cpu| TableRows::new(cpu, tile, self.x))
+        self.prepared(cpu, N::TILES, |cpu| TableRows::new(cpu, tile, self.rows))
     }
 
     /// What `prepare` makes, which is kept under its name for the next linear.

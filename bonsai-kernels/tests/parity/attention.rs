@@ -1,6 +1,8 @@
 //! Attention, in every precision that an instruction set has dot products for.
 
-use bonsai_kernels::attention::{self, Heads, Mask};
+use bonsai_kernels::attention::{self, HeadNorms, Heads, Mask, Rotation, attention_in};
+use bonsai_kernels::norm::rms_norm_heads;
+use bonsai_kernels::rope::{RopePairs, rope};
 use bonsai_kernels::{Cpu, DotPrecision, Isa};
 use ndarray::Array2;
 
@@ -60,8 +62,18 @@ fn attention_stays_inside_its_bound() {
             for (isa, precision) in dots() {
                 let mut got = Array2::zeros(q.dim());
                 let (q, k, v) = (q.view(), k.view(), v.view());
-                attention::attention_in(&Cpu::new(isa), precision, q, k, v, heads, mask, got.view_mut())
-                    .unwrap();
+                attention::attention_in(
+                    &Cpu::new(isa),
+                    precision,
+                    q,
+                    k,
+                    v,
+                    heads,
+                    mask,
+                    None,
+                    got.view_mut(),
+                )
+                .unwrap();
                 let bound = attention_bound(precision, keys, dim);
                 for (got, want) in got.iter().zip(&want) {
                     let error = (f64::from(*got) - want).abs();
@@ -112,6 +124,7 @@ fn sixteen_bit_sums_do_not_overflow() {
                     v,
                     heads,
                     Mask::None,
+                    None,
                     got.view_mut(),
                 )
                 .unwrap();
@@ -134,7 +147,8 @@ fn values_of_any_size_keep_their_precision_and_nan_is_noticed() {
         let run = |q: &Array2<f32>, k: &Array2<f32>, v: &Array2<f32>| {
             let mut out = Array2::zeros(q.dim());
             let (q, k, v) = (q.view(), k.view(), v.view());
-            attention::attention_in(&cpu, precision, q, k, v, heads, Mask::None, out.view_mut()).unwrap();
+            attention::attention_in(&cpu, precision, q, k, v, heads, Mask::None, None, out.view_mut())
+                .unwrap();
             out
         };
         let plain = run(&q, &k, &v);
@@ -172,5 +186,43 @@ fn a_query_without_keys_gets_zeros() {
             .unwrap();
         assert!(out.rows().into_iter().take(2).flatten().all(|&v| v == 0.0));
         assert!(out.iter().all(|v| v.is_finite()));
+    }
+}
+
+#[test]
+fn heads_that_turn_while_they_are_read_meet_as_those_that_turned_before() {
+    let mut random = Random(13);
+    for (tokens, heads, pairs) in [
+        (1, Heads { query: 2, key_value: 2, dim: 32 }, RopePairs::Interleaved),
+        (300, Heads { query: 4, key_value: 2, dim: 64 }, RopePairs::HalfSplit),
+        (70, Heads { query: 1, key_value: 1, dim: 12 }, RopePairs::Interleaved),
+    ] {
+        let Heads { query, key_value, dim } = heads;
+        let q = random.matrix(tokens, query * dim);
+        let [k, v] = std::array::from_fn(|_| random.matrix(tokens, key_value * dim));
+        let angles = random.matrix(tokens, dim / 2).mapv(|x| 9.0 * x);
+        let (cos, sin) = (angles.mapv(f32::cos), angles.mapv(f32::sin));
+        let [of_q, of_k] = std::array::from_fn(|_| random.values(dim));
+        let seen = vec![true; tokens];
+        for (isa, precision) in dots() {
+            let cpu = Cpu::new(isa);
+            for (normed, mask) in [(true, Mask::None), (false, Mask::Causal { keys: &seen })] {
+                let [mut want, mut got] = std::array::from_fn(|_| Array2::zeros(q.dim()));
+                let (mut turned_q, mut turned_k) = (q.clone(), k.clone());
+                for (x, weight) in [(&mut turned_q, &of_q), (&mut turned_k, &of_k)] {
+                    if normed {
+                        rms_norm_heads(&cpu, x.view_mut(), 1e-6, weight).unwrap();
+                    }
+                    rope(&cpu, x.view_mut(), cos.view(), sin.view(), pairs).unwrap();
+                }
+                let (x, y, v) = (turned_q.view(), turned_k.view(), v.view());
+                attention_in(&cpu, precision, x, y, v, heads, mask, None, want.view_mut()).unwrap();
+                let norms = normed.then_some(HeadNorms { eps: 1e-6, query: &of_q, key: &of_k });
+                let rotation = Rotation { norms, cos: cos.view(), sin: sin.view(), pairs };
+                let (x, y) = (q.view(), k.view());
+                attention_in(&cpu, precision, x, y, v, heads, mask, Some(&rotation), got.view_mut()).unwrap();
+                assert_eq!(got, want, "{} {precision:?} {heads:?}", isa.name());
+            }
+        }
     }
 }

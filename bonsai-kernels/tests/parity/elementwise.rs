@@ -1,10 +1,11 @@
 //! Norms, rotations and gates.
 
+use bonsai_kernels::gemm::{ActivationPrecision, Activations, Epilogue, matmul};
 use bonsai_kernels::rope::{RopePairs, rope};
 use bonsai_kernels::{Cpu, Isa, activation, norm, reference};
-use ndarray::Array2;
+use ndarray::{Array2, s};
 
-use crate::{Random, UNIT};
+use crate::{Random, UNIT, all_kinds};
 
 #[test]
 fn norms_agree_with_their_definition() {
@@ -80,6 +81,30 @@ fn swiglu_and_gates_agree_with_their_definition() {
         activation::add_gated(&cpu, sum.view_mut(), &gate, got.view()).unwrap();
         for ((t, c), &sum) in sum.indexed_iter() {
             assert_eq!(sum, got[[t, c]] + gate[c] * got[[t, c]]);
+        }
+    }
+}
+
+#[test]
+fn a_swiglu_that_is_made_for_a_linear_has_the_bits_of_one_that_stands() {
+    let mut random = Random(12);
+    let (beside, channels, n) = (128, 256, 37);
+    let weights = all_kinds(&mut random, n, beside + channels, 128);
+    for rows in [1, 4, 5, 70] {
+        let (x, gate_up) = (random.matrix(rows, beside), random.matrix(rows, 2 * channels).mapv(|v| 6.0 * v));
+        let of = |isa| ActivationPrecision::ALL.iter().map(move |&precision| (isa, precision));
+        for (isa, precision) in Isa::available().into_iter().flat_map(of) {
+            let cpu = Cpu::new(isa).with_precision(precision);
+            let mut all = Array2::zeros((rows, beside + channels));
+            all.slice_mut(s![.., ..beside]).assign(&x);
+            activation::swiglu(&cpu, gate_up.view(), all.slice_mut(s![.., beside..])).unwrap();
+            for weights in &weights {
+                let [mut want, mut got] = std::array::from_fn(|_| Array2::zeros((rows, n)));
+                matmul(&cpu, all.view(), weights, want.view_mut(), Epilogue::Store).unwrap();
+                let made = Activations::with_swiglu(&cpu, x.view(), gate_up.view());
+                made.matmul(&cpu, weights, got.view_mut(), Epilogue::Store).unwrap();
+                assert_eq!(got, want, "{} {} {} {rows}", isa.name(), precision.name(), weights.kind());
+            }
         }
     }
 }

@@ -71,6 +71,7 @@ fn epilogues_add_what_they_say() {
             check(Epilogue::Bias(&bias), &|_, p, b| p + b);
             check(Epilogue::Add, &|o, p, _| o + p);
             check(Epilogue::AddBias(&bias), &|o, p, b| o + (p + b));
+            check(Epilogue::AddGated(&bias), &|o, p, b| o + b * p);
         }
     }
 }

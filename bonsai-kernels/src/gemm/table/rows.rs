@@ -1,7 +1,6 @@
-use ndarray::{ArrayView2, Axis};
-
 use super::super::precision::ActivationPrecision;
 use super::super::rows::{BLOCK, Bf16Rows, Int8Rows, RowForm, quantize_int16};
+use super::super::source::Source;
 use super::{QUAD, transpose};
 use crate::Cpu;
 use crate::aligned::{AlignedBuf, Element};
@@ -96,8 +95,8 @@ pub(super) fn padded(cols: usize) -> usize {
 }
 
 impl<N: TableNumber> TableRows<N> {
-    pub(in crate::gemm) fn new<T: TableTile<N>>(cpu: &Cpu, _: T, x: ArrayView2<'_, f32>) -> Result<Self> {
-        let (rows, cols) = x.dim();
+    pub(in crate::gemm) fn new<T: TableTile<N>>(cpu: &Cpu, _: T, source: Source<'_>) -> Result<Self> {
+        let (rows, cols) = (source.nrows(), source.ncols());
         let (tiles, inputs, blocks) = (rows.div_ceil(T::ROWS), padded(cols), padded(cols) / BLOCK);
         let scale_blocks = N::scales_blocks(cpu.precision());
         let tile_len = inputs * T::ROWS;
@@ -105,19 +104,20 @@ impl<N: TableNumber> TableRows<N> {
         let mut data = cpu.buffer(tiles * tile_len)?;
         let mut scales = cpu.buffer(tiles * scales_len)?;
         let parts = data.chunks_exact_mut(tile_len.max(1)).zip(scales.chunks_exact_mut(scales_len.max(1)));
-        let tasks: Vec<_> = x.axis_chunks_iter(Axis(0), T::ROWS).zip(parts).collect();
+        let tasks: Vec<_> = (0..rows).step_by(T::ROWS).zip(parts).collect();
         cpu.for_each(
             tasks,
-            || Ok((cpu.buffer::<N>(tile_len)?, vec![0.0; blocks])),
-            |(numbers, row_scales), (x, (data, scales))| {
-                for (i, (x, row)) in x.rows().into_iter().zip(numbers.chunks_exact_mut(inputs)).enumerate() {
-                    let x = x.to_slice().expect("rows of a matrix must be contiguous");
+            || Ok((cpu.buffer::<N>(tile_len)?, vec![0.0; blocks], Vec::new())),
+            |(numbers, row_scales, made), (first, (data, scales))| {
+                let count = T::ROWS.min(rows - first);
+                for (i, row) in numbers.chunks_exact_mut(inputs).take(count).enumerate() {
+                    let x = source.row(cpu.isa(), first + i, made);
                     N::prepare(cpu.precision(), cpu.isa(), x, row, row_scales);
                     for (scales, &scale) in scales.chunks_exact_mut(T::ROWS).zip(&*row_scales) {
                         scales[i] = scale;
                     }
                 }
-                numbers[x.nrows() * inputs..].fill(N::default());
+                numbers[count * inputs..].fill(N::default());
                 dispatch!(cpu.isa(), t => t.work(Transpose::<T::Lanes> { numbers, inputs, out: data }));
                 Ok(())
             },
