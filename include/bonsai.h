@@ -271,8 +271,8 @@ typedef struct bonsai_image_view {
 } bonsai_image_view;
 
 /**
- * Shown a rough picture (RGB8; a pixel for each of the latent, which is an eighth of the sides, with bonsai-mini a sixteenth;
- * or as large as the picture with options.preview_decoder) after step `step` (from 0) of `steps` of a picture. 0 goes on;
+ * Shown a rough picture (RGB8; a pixel for each of the latent, which is an eighth of the sides; or as large as
+ * the picture with options.preview_decoder) after step `step` (from 0) of `steps` of a picture. 0 goes on;
  * anything else ends the run with BONSAI_E_CANCELLED. Never changes what is painted.
  */
 typedef int32_t (*bonsai_preview_fn)(void *user_data,
@@ -346,11 +346,11 @@ typedef struct bonsai_request {
      */
     uint64_t seed;
     /**
-     * Width in pixels, a multiple of 16, with bonsai-mini of 32; 0: the model's.
+     * Width in pixels, a multiple of 16; 0: the model's.
      */
     uint32_t width;
     /**
-     * Height in pixels, a multiple of 16, with bonsai-mini of 32; 0: the model's.
+     * Height in pixels, a multiple of 16; 0: the model's.
      */
     uint32_t height;
     /**

@@ -4,7 +4,7 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 pub struct SizeArgs {
-    /// Width and height in pixels, multiples of 16 (of 32 with the model inside); the model's own size where not given
+    /// Width and height in pixels, multiples of 16; the model's own size where not given
     #[arg(long, value_name = "WxH", value_parser = parse, conflicts_with_all = ["width", "height"])]
     size: Option<(usize, usize)>,
     /// Width in pixels

@@ -47,8 +47,8 @@ pub struct bonsai_progress {
 pub type bonsai_progress_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, progress: *const bonsai_progress) -> i32>;
 
-/// Shown a rough picture (RGB8; a pixel for each of the latent, which is an eighth of the sides, with bonsai-mini a sixteenth;
-/// or as large as the picture with options.preview_decoder) after step `step` (from 0) of `steps` of a picture. 0 goes on;
+/// Shown a rough picture (RGB8; a pixel for each of the latent, which is an eighth of the sides; or as large as
+/// the picture with options.preview_decoder) after step `step` (from 0) of `steps` of a picture. 0 goes on;
 /// anything else ends the run with BONSAI_E_CANCELLED. Never changes what is painted.
 pub type bonsai_preview_fn = Option<
     unsafe extern "C" fn(

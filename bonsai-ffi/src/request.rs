@@ -26,9 +26,9 @@ pub struct bonsai_request {
     pub reserved_flags: u32,
     /// Seed of the noise. Picture i of the request has seed + i, and is the same whatever else is painted.
     pub seed: u64,
-    /// Width in pixels, a multiple of 16, with bonsai-mini of 32; 0: the model's.
+    /// Width in pixels, a multiple of 16; 0: the model's.
     pub width: u32,
-    /// Height in pixels, a multiple of 16, with bonsai-mini of 32; 0: the model's.
+    /// Height in pixels, a multiple of 16; 0: the model's.
     pub height: u32,
     /// Denoising steps; 0: the model's.
     pub steps: u32,

@@ -40,9 +40,9 @@ fn unknown_words_paint_some_scene() {
 #[test]
 fn sides_are_whole_tokens() {
     let pipeline = bonsai_mini::open(&PipelineOptions::default()).unwrap();
-    let error = pipeline.generate(&Request::new("a pine").size(48, 64)).unwrap_err().to_string();
+    let error = pipeline.generate(&Request::new("a pine").size(40, 64)).unwrap_err().to_string();
     assert!(
-        error.contains("width 48") && error.contains("multiple of 32; the nearest are 32 and 64"),
+        error.contains("width 40") && error.contains("multiple of 16; the nearest are 32 and 48"),
         "{error}"
     );
 }

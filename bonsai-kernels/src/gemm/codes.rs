@@ -72,35 +72,62 @@ pub(crate) fn fetch_words<T: Token, W: Codes>(
     first_word: usize,
     words: &mut [[u32; LANES]],
 ) {
-    let all = weights.codes();
-    let row_bytes = (weights.cols() * W::BITS).div_ceil(8);
-    let mut rows: [&[u8]; LANES] = [&[]; LANES];
-    for (lane, row) in rows.iter_mut().enumerate() {
-        let start = (first_row + lane) * row_bytes;
-        *row = all.get(start..start + row_bytes).unwrap_or(&[]);
-        // rows are far apart, so that the CPU does not guess which lines come next
-        prefetch(all, start + AHEAD * row_bytes + 4 * first_word);
-    }
-    let mut first_byte = 4 * first_word;
+    let rows = Rows { all: weights.codes(), len: (weights.cols() * W::BITS).div_ceil(8), first: first_row };
+    rows.ask_ahead(4 * first_word);
     let (fours, left) = words.as_chunks_mut::<4>();
-    for words in fours {
+    let first_left = first_word + 4 * fours.len();
+    for (i, words) in fours.iter_mut().enumerate() {
+        *words = t.turn(&rows.four_words(first_word + 4 * i));
+    }
+    rows.single_words(first_left, left);
+}
+
+/// [`LANES`] rows of packed codes. What it does is not in the copies that kernels have of the rest.
+struct Rows<'a> {
+    all: &'a [u8],
+    /// Bytes of a row.
+    len: usize,
+    first: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Nothing beyond the last row.
+    fn row(&self, lane: usize) -> &'a [u8] {
+        let start = (self.first + lane) * self.len;
+        self.all.get(start..start + self.len).unwrap_or(&[])
+    }
+
+    /// Rows are far apart, so that the CPU does not guess which lines come next.
+    #[inline(never)]
+    fn ask_ahead(&self, byte: usize) {
+        for lane in 0..LANES {
+            prefetch(self.all, (self.first + lane + AHEAD) * self.len + byte);
+        }
+    }
+
+    #[inline(never)]
+    fn four_words(&self, first: usize) -> [[u32; 4]; LANES] {
         let mut four = [[0; 4]; LANES];
-        for (four, row) in four.iter_mut().zip(rows) {
-            match row.get(first_byte..).and_then(|row| row.first_chunk::<16>()) {
+        for (lane, four) in four.iter_mut().enumerate() {
+            let row = self.row(lane);
+            match row.get(4 * first..).and_then(|row| row.first_chunk::<16>()) {
                 Some(bytes) => {
                     for (word, bytes) in four.iter_mut().zip(bytes.as_chunks::<4>().0) {
                         *word = u32::from_le_bytes(*bytes);
                     }
                 }
-                None => four.iter_mut().enumerate().for_each(|(i, to)| *to = word(row, first_byte / 4 + i)),
+                None => four.iter_mut().enumerate().for_each(|(i, to)| *to = word(row, first + i)),
             }
         }
-        *words = t.turn(&four);
-        first_byte += 16;
+        four
     }
-    for (i, words) in left.iter_mut().enumerate() {
-        for (to, row) in words.iter_mut().zip(rows) {
-            *to = word(row, first_byte / 4 + i);
+
+    #[inline(never)]
+    fn single_words(&self, first: usize, words: &mut [[u32; LANES]]) {
+        for (i, words) in words.iter_mut().enumerate() {
+            for (lane, to) in words.iter_mut().enumerate() {
+                *to = word(self.row(lane), first + i);
+            }
         }
     }
 }

@@ -109,27 +109,9 @@ impl Scales {
     /// Values `first`, `first + stride`, .. as many as `out` holds.
     #[inline(always)]
     pub(crate) fn gather(&self, first: usize, stride: usize, out: &mut [f32]) {
-        fn stored<const SIZE: usize>(
-            bytes: &[u8],
-            first: usize,
-            stride: usize,
-        ) -> impl Iterator<Item = [u8; SIZE]> {
-            let (values, _) = bytes.as_chunks::<SIZE>();
-            values[first.min(values.len())..].iter().step_by(stride.max(1)).copied()
-        }
-        let bytes = self.bytes.as_slice();
-        // first all bits, one by one, then all values at once
-        let mut bits = [0; LANES];
         for (i, out) in out.chunks_mut(LANES).enumerate() {
-            let first = first + i * LANES * stride;
-            let count = match self.float_type {
-                FloatType::F32 => {
-                    set_all(&mut bits, stored::<4>(bytes, first, stride).map(u32::from_le_bytes))
-                }
-                FloatType::F16 | FloatType::Bf16 => {
-                    set_all(&mut bits, stored(bytes, first, stride).map(|b| u16::from_le_bytes(b).into()))
-                }
-            };
+            // first all bits, one by one, then all values at once
+            let (bits, count) = self.bits(first + i * LANES * stride, stride);
             let mut values = [0.0; LANES];
             for (value, &bits) in values.iter_mut().zip(&bits) {
                 *value = self.multiplier
@@ -139,11 +121,24 @@ impl Scales {
                         FloatType::F32 => f32::from_bits(bits),
                     };
             }
-            match out.first_chunk_mut() {
-                Some(out) if count == LANES => *out = values,
-                _ => out.iter_mut().zip(&values[..count]).for_each(|(out, value)| *out = *value),
-            }
+            out.iter_mut().zip(&values[..count]).for_each(|(out, value)| *out = *value);
         }
+    }
+
+    /// The bits of values `first`, `first + stride`, .., and how many there are of so many.
+    #[inline(never)]
+    fn bits(&self, first: usize, stride: usize) -> ([u32; LANES], usize) {
+        let (bytes, size) = (self.bytes.as_slice(), self.float_type.size());
+        let count = (self.len().saturating_sub(first)).div_ceil(stride.max(1)).min(LANES);
+        let mut bits = [0; LANES];
+        for (i, bits) in bits[..count].iter_mut().enumerate() {
+            let at = (first + i * stride) * size;
+            *bits = match size {
+                2 => u16::from_le_bytes([bytes[at], bytes[at + 1]]).into(),
+                _ => u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]),
+            };
+        }
+        (bits, count)
     }
 
     /// Values `first`, `first + 1`, .. as many as `out` holds.
@@ -187,15 +182,4 @@ impl Scales {
         let bytes = self.bytes.slice(range.start * size..range.end * size);
         Self { bytes: bytes.expect("rows were checked against the matrix"), ..self.clone() }
     }
-}
-
-/// Sets what there are values for, and says how many.
-#[inline(always)]
-fn set_all(bits: &mut [u32; LANES], values: impl Iterator<Item = u32>) -> usize {
-    let mut count = 0;
-    for (bits, value) in bits.iter_mut().zip(values) {
-        *bits = value;
-        count += 1;
-    }
-    count
 }

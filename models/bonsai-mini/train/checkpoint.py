@@ -1,6 +1,6 @@
 """The checkpoint that is kept beside the scripts, so that training can go on elsewhere.
 
-    python checkpoint.py save NAME      RUN/NAME.pt, RUN/vae.pt and RUN/tokenizer.json -> ../checkpoint, without optimizer state
+    python checkpoint.py save NAME      RUN/NAME.pt, the autoencoder and RUN/tokenizer.json -> ../checkpoint, without optimizer state
     python checkpoint.py restore NAME   and back
 
 The transformer's and the text encoder's matrices are kept as 8-bit integers with a scale per row, all else in half precision:
@@ -35,7 +35,7 @@ def save(name):
                 tensors[f"{part}.{n}"] = w.half().contiguous()
     HOME.mkdir(exist_ok=True)
     save_file(tensors, FLOW, {"kind": state["kind"], "step": str(state["step"])})
-    weights = torch.load(RUN / "vae.pt")["vae"]
+    weights = vae.load().state_dict()
     save_file({n: w.half().contiguous() if w.is_floating_point() else w for n, w in weights.items()}, VAE)
     shutil.copy(RUN / "tokenizer.json", TOKENIZER)
     for file in (FLOW, VAE):
@@ -55,7 +55,7 @@ def restore(name):
     torch.save(state, RUN / f"{name}.pt")
     shutil.copy(TOKENIZER, RUN / "tokenizer.json")
     weights = {n: w.float() if w.is_floating_point() else w for n, w in load_file(VAE).items()}
-    torch.save({"vae": vae.of_weights(weights).state_dict()}, vae.GROWN)
+    torch.save({"vae": vae.of_weights(weights).state_dict(), "statistics": True}, vae.CHECKPOINT)
 
 
 if __name__ == "__main__":

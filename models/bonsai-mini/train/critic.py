@@ -1,4 +1,4 @@
-"""Discriminators patch by patch, of latents for the last stage of the flow's training and of pixels for the decoder's.
+"""A discriminator of latents, patch by patch, for the last stage of the flow's training.
 
 What a flow model answers at the last sampler sigma is the mean of all pictures that the noise still allows, which is soft; the
 critic asks for latents that could be a picture's. Hinge loss and spectral norms after Miyato et al., "Spectral normalization for
@@ -29,21 +29,6 @@ class Critic(nn.Module):
 
     def forward(self, z, h, w):
         x = vae.unpatchify(z.transpose(1, 2).reshape(len(z), 128, h, w) * self.deviation)
-        for conv in self.conv:
-            x = F.leaky_relu(conv(x), 0.2) * 1.4
-        return self.out(x).flatten(1)
-
-
-class Patches(nn.Module):
-    """Pictures [B, 3, h, w] -> a verdict for each patch of 4x4 pixels with its surroundings, [B, h*w/16]."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(3)
-        self.conv = nn.ModuleList(spectral_norm(nn.Conv2d(a, b, k, s, p)) for a, b, k, s, p in ((3, 32, 4, 2, 1), (32, 64, 4, 2, 1), (64, 64, 3, 1, 1)))
-        self.out = spectral_norm(nn.Conv2d(64, 1, 1))
-
-    def forward(self, x):
         for conv in self.conv:
             x = F.leaky_relu(conv(x), 0.2) * 1.4
         return self.out(x).flatten(1)

@@ -21,6 +21,11 @@ def _draw(job):
     return scenes.render(scene(seed), seed, w, h)
 
 
+def source(size):
+    """(size, factor) of the drawn pictures that pictures of this size are: themselves, or those of twice the side, averaged."""
+    return (size, 1) if size in BUCKETS else ((2 * size[0], 2 * size[1]), 2)
+
+
 def path(size):
     return RUN / "data" / f"{size[0]}x{size[1]}.npy"
 

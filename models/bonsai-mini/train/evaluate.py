@@ -83,7 +83,7 @@ def main(args):
     for i, r in enumerate(rows):
         for k, h in enumerate(world.HEADS):
             labels[i, k] = r["expect"].get(h, 0)
-    real = gradient(vae.fit(autoencoder, judge.tensor(np.load(data.UNSEEN, mmap_mode="r")[:500])))
+    real = gradient(judge.tensor(np.load(data.UNSEEN, mmap_mode="r")[:500]))
     to = RUN / "scores.json"
     scores = json.loads(to.read_text()) if to.exists() else {}
     for name in args.names:

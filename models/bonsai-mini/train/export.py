@@ -18,7 +18,7 @@ import flow
 import model
 import tokenizer
 import vae
-from settings import LEVELS, PIXELS_PER_TOKEN, ROPE_THETA, SIZE, TAPS, TEXT, TEXT_LENGTH, TRANSFORMER, autoencoder
+from settings import PIXELS_PER_TOKEN, ROPE_THETA, SIZE, TAPS, TEXT, TEXT_LENGTH, TRANSFORMER, VAE
 
 
 def words(codes, bits):
@@ -95,7 +95,7 @@ def configs(vocabulary, tok):
             "max_shift": 1.15, "num_train_timesteps": 1000, "shift": 3.0, "time_shift_type": "exponential", "use_dynamic_shifting": True,
         },
         "transformer/config.json": {"_class_name": "Flux2Transformer2DModel", **TRANSFORMER},
-        "vae/config.json": {"_class_name": "AutoencoderKLFlux2", **{**autoencoder(LEVELS), **whole}},
+        "vae/config.json": {"_class_name": "AutoencoderKLFlux2", **{**VAE, **whole}},
         "text_encoder/config.json": {
             "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu", "rope_theta": ROPE_THETA, "vocab_size": vocabulary,
             "torch_dtype": "float16", "attention_dropout": 0.0, "use_cache": True, "use_sliding_window": False, "sliding_window": None, **TEXT,
@@ -105,7 +105,7 @@ def configs(vocabulary, tok):
 
 @torch.no_grad()
 def latent_rgb(trained, count=64):
-    """The linear map from a latent's 32 channels to the mean colour of its 16x16 pixels, by least squares over unseen renderings."""
+    """The linear map from a latent's 32 channels to the mean colour of its 8x8 pixels, by least squares over unseen renderings."""
     x = vae.to_tensor(np.load(data.UNSEEN, mmap_mode="r")[:count])
     z = trained.encode(x).latent_dist.mean.permute(0, 2, 3, 1).reshape(-1, 32).double()
     rgb = torch.nn.functional.avg_pool2d(x, PIXELS_PER_TOKEN // 2).permute(0, 2, 3, 1).reshape(-1, 3).double()

@@ -49,7 +49,7 @@ class Pictures:
             name, weight = item.split(":")
             size = tuple(map(int, name.split("x")))
             z = torch.load(RUN / "latents" / f"{name}.pt", mmap=True)
-            scenes = [data.scene(SCENE_SEED[size] + i) for i in range(len(z))]
+            scenes = [data.scene(SCENE_SEED[data.source(size)[0]] + i) for i in range(len(z))]
             self.parts.append((size, float(weight), z, scenes))
 
         total = sum(p[1] for p in self.parts)

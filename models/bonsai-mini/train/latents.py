@@ -3,7 +3,8 @@ autoencoder's checkpoint.
 
     python latents.py [--bf16] WxH[:COUNT] ..
 
-A grown autoencoder has the statistics of the small one already, and the transformer needs them as they are.
+Sizes that are half of drawn ones are those pictures, averaged: a quarter of the tokens, for the first part of the training.
+A restored autoencoder has its statistics already, and the transformer needs them as they are.
 """
 
 import sys
@@ -11,6 +12,7 @@ import time
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import data
 import vae as autoencoder
@@ -20,13 +22,15 @@ from settings import RUN, SIZE
 
 def _encode(rank, size, count, bf16):
     v = autoencoder.load().to(memory_format=torch.channels_last)
-    a = np.load(data.path(size), mmap_mode="r")
+    drawn, factor = data.source(size)
+    a = np.load(data.path(drawn), mmap_mode="r")
     world = torch.distributed.get_world_size()
     count = min(count or len(a), len(a)) // world
     t, out = time.time(), []
     for i in range(rank * count, (rank + 1) * count, 32):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            out.append(autoencoder.encode(v, autoencoder.to_tensor(a[i : min(i + 32, (rank + 1) * count)])))
+            x = autoencoder.to_tensor(a[i : min(i + 32, (rank + 1) * count)])
+            out.append(autoencoder.encode(v, F.avg_pool2d(x, factor)))
     part = RUN / "latents" / f"part{rank}.pt"
     torch.save(torch.cat(out), part)
     torch.distributed.barrier()
@@ -44,14 +48,14 @@ def _encode(rank, size, count, bf16):
 
 
 def _known():
-    return autoencoder.GROWN.exists() or torch.load(autoencoder.SMALL).get("statistics", False)
+    return torch.load(autoencoder.CHECKPOINT).get("statistics", False)
 
 
 def _note(mean, variance, **more):
-    state = torch.load(autoencoder.SMALL)
+    state = torch.load(autoencoder.CHECKPOINT)
     state["vae"]["bn.running_mean"], state["vae"]["bn.running_var"] = mean, variance
-    torch.save({**state, **more}, autoencoder.SMALL.with_suffix(".part"))
-    autoencoder.SMALL.with_suffix(".part").rename(autoencoder.SMALL)
+    torch.save({**state, **more}, autoencoder.CHECKPOINT.with_suffix(".part"))
+    autoencoder.CHECKPOINT.with_suffix(".part").rename(autoencoder.CHECKPOINT)
 
 
 def _all(rank, sizes, bf16):

@@ -1,10 +1,10 @@
 """The whole training in order. Every phase resumes from its own checkpoint, so this can be stopped and started again.
 
     python run.py            all that is missing
-    python run.py PHASE ..   only these: scenes vae latents judge half binary last grow ternary twin
+    python run.py PHASE ..   only these: scenes vae latents judge half binary last ternary twin
 
-`last`, `ternary` and `twin` are the same last leg, with the same settings and steps, from the binary model on: with 1-bit, ternary
-and full-precision block linears. `BONSAI_MINI_FLOW` adds options to every run of flow.py, such as "--bf16 --compile".
+`half` and `binary` learn pictures of half the side, `last` goes on with whole ones. `ternary` and `twin` are short legs from there
+with ternary and full-precision block linears. `BONSAI_MINI_FLOW` adds options to every run of flow.py, such as "--bf16 --compile".
 """
 
 import os
@@ -15,19 +15,20 @@ from settings import RUN
 
 EXTRA = os.environ.get("BONSAI_MINI_FLOW", "").split()
 # Guidance built in, the sampler's noise levels, full captions, the critic.
-GUIDED = ["--guide", "0.5", "--focus", "0.8", "--full", "0.4", "--adversary", "0.4", "--average", "0.99", *EXTRA]
-LAST = [*GUIDED, "--steps", "1500", "--decay", "1300", "--from", "binary"]
+GUIDED = ["--guide", "0.5", "--focus", "0.75", "--full", "0.4", "--adversary", "0.4", "--average", "0.99", *EXTRA]
+FROM_LAST = [*GUIDED, "--steps", "250", "--decay", "200", "--from", "last"]
+HALF_SIDE = ["128x128", "160x112", "112x160"]
+SMALLER = ["--sizes", "128x128:0.8,160x112:0.1,112x160:0.1"]
 PHASES = {
     "scenes": [["data.py"]],
     "vae": [["vae.py", "train", "--steps", "20000", "--decay", "8000", "--muon", "0.02"]],
-    "latents": [["latents.py", "256x256", "320x224", "224x320"]],
+    "latents": [["latents.py", "256x256", "320x224", "224x320", *HALF_SIDE]],
     "judge": [["judge.py", "train", "--steps", "2500"]],
-    "half": [["flow.py", "half", "--steps", "8000", "--decay", "3000", "--average", "0.998", *EXTRA]],
-    "binary": [["flow.py", "binary", "--from", "half", *GUIDED, "--steps", "6000", "--decay", "2000"]],
-    "last": [["flow.py", "binary", "--to", "last", *LAST]],
-    "grow": [["grow.py", "pairs", "last"], ["grow.py", "train"]],
-    "ternary": [["flow.py", "ternary", *LAST]],
-    "twin": [["flow.py", "half", "--to", "twin", *LAST]],
+    "half": [["flow.py", "half", "--steps", "8000", "--decay", "3000", "--average", "0.998", *SMALLER, *EXTRA]],
+    "binary": [["flow.py", "binary", "--from", "half", *SMALLER, *GUIDED, "--steps", "6000", "--decay", "2000"]],
+    "last": [["flow.py", "binary", "--to", "last", "--from", "binary", *GUIDED, "--steps", "3500", "--decay", "1500"]],
+    "ternary": [["flow.py", "ternary", *FROM_LAST]],
+    "twin": [["flow.py", "half", "--to", "twin", *FROM_LAST]],
 }
 
 

@@ -12,23 +12,12 @@ SIZE = (256, 256)
 VALIDATION_SEED = 9_000_000  # scenes no training ever sees
 VALIDATION = 1000
 
-LEVELS = 5  # of the autoencoder that ships; the small one, from which it is grown, has one less and sees half the side
-PIXELS_PER_TOKEN = 2**LEVELS
-
-
-def autoencoder(levels):
-    """Arguments of AutoencoderKLFlux2: each level but the coarsest halves the side."""
-    return dict(
-        block_out_channels=(16, 16, 32, 64, 64)[-levels:],
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=1,
-        latent_channels=32,
-        norm_num_groups=2,
-        sample_size=8 * 2**levels,
-    )
-
-
+# FLUX.2's structure in small widths: each level but the coarsest halves the side, and two latents by two are a token.
+VAE = dict(
+    block_out_channels=(16, 32, 64, 64), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    layers_per_block=1, latent_channels=32, norm_num_groups=2, sample_size=128,
+)
+PIXELS_PER_TOKEN = 16
 
 TEXT_LENGTH = 48
 TAPS = (1, 2, 3)

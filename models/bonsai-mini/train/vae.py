@@ -1,6 +1,6 @@
-"""The autoencoder: build, train the small one, and the latent normalisation.
+"""The autoencoder: build, train, and the latent normalisation.
 
-    python vae.py train --steps N --decay M     RUN/small.pt (resumes from itself); grow.py makes RUN/vae.pt of it
+    python vae.py train --steps N --decay M     RUN/vae.pt (resumes from itself)
     python vae.py measure                       PSNR on validation pictures
 """
 
@@ -15,17 +15,17 @@ from diffusers import AutoencoderKLFlux2
 import data
 from optimizer import Muon
 from parallel import average_gradients, launch, schedule
-from settings import LEVELS, PIXELS_PER_TOKEN, RUN, autoencoder
+from settings import PIXELS_PER_TOKEN, RUN, VAE
 
 KL, GRADIENT, SQUARE = 3e-4, 0.3, 1.0
-SMALL, GROWN = RUN / "small.pt", RUN / "vae.pt"
-# Share of steps per source picture size and side of crops from pictures of half the size; 0 means whole pictures.
+CHECKPOINT = RUN / "vae.pt"
+# Share of steps per picture size and side of crops; 0 means whole pictures.
 PLAN = [((256, 256), 64, 0.8), ((256, 256), 0, 0.15), ((320, 224), 0, 0.02), ((224, 320), 0, 0.03)]
 
 
-def build(levels=LEVELS):
+def build():
     torch.manual_seed(0)
-    vae = AutoencoderKLFlux2(**autoencoder(levels))
+    vae = AutoencoderKLFlux2(**VAE)
     with torch.no_grad():  # starts almost noiseless: a posterior deviation of 0.08, not 1
         vae.quant_conv.weight[32:].mul_(0.1)
         vae.quant_conv.bias[32:].fill_(-5.0)
@@ -33,20 +33,15 @@ def build(levels=LEVELS):
 
 
 def of_weights(weights):
-    """The autoencoder with these weights, small or grown."""
-    vae = build(LEVELS if f"encoder.down_blocks.{LEVELS - 1}.resnets.0.norm1.weight" in weights else LEVELS - 1)
+    """The autoencoder with these weights."""
+    vae = build()
     vae.load_state_dict(weights)
     return vae.eval()
 
 
 def load():
-    """The grown autoencoder, or the small one while there is no other."""
-    return of_weights(torch.load(GROWN if GROWN.exists() else SMALL)["vae"])
-
-
-def fit(vae, x):
-    """Pictures at the side that this autoencoder takes for theirs: the small one half of it."""
-    return x if len(vae.config.block_out_channels) == LEVELS else F.avg_pool2d(x, 2)
+    """The trained autoencoder."""
+    return of_weights(torch.load(CHECKPOINT)["vae"])
 
 
 def patchify(z):
@@ -75,14 +70,14 @@ def statistics(vae):
 @torch.no_grad()
 def encode(vae, x):
     """Pictures of full size -> normalised packed latents [B, h*w, 128]."""
-    mean = vae.encode(fit(vae, x)).latent_dist.mean.float()
+    mean = vae.encode(x).latent_dist.mean.float()
     m, s = statistics(vae)
     return ((patchify(mean.contiguous()) - m) / s).flatten(2).transpose(1, 2).contiguous()
 
 
 @torch.no_grad()
 def decode(vae, tokens, h, w):
-    """Normalised packed latents -> pictures in [-1, 1], [B, 3, 32h, 32w], half that side by the small autoencoder."""
+    """Normalised packed latents -> pictures in [-1, 1], [B, 3, 16h, 16w]."""
     return torch.cat([vae.decode(q).sample for q in spread(vae, tokens, h, w).split(16)]).clamp(-1, 1)
 
 
@@ -114,7 +109,7 @@ def _batch(pictures, rng):
     a = pictures[size]
     if not side:
         return a[np.sort(rng.integers(0, len(a), 2))]
-    out, side = [], 2 * side
+    out = []
     for i in np.sort(rng.integers(0, len(a), 8)):
         y, x = rng.integers(0, a.shape[1] - side + 1), rng.integers(0, a.shape[2] - side + 1)
         out.append(a[i, y : y + side, x : x + side])
@@ -126,7 +121,7 @@ def psnr(vae, a):
     """Mean over pictures, of pixels in [0, 1], decoded from the posterior mean."""
     out = []
     for i in range(0, len(a), 16):
-        x = fit(vae, to_tensor(a[i : i + 16]))
+        x = to_tensor(a[i : i + 16])
         y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
         out.append(-10 * torch.log10(((x - y) ** 2).mean((1, 2, 3)) / 4))
     return torch.cat(out).mean().item()
@@ -155,13 +150,13 @@ def restore_optimizers(opts, saved):
 def _train(rank, args):
     pictures = {size: np.load(data.path(size), mmap_mode="r") for size in {p[0] for p in PLAN}}
     check = np.load(data.UNSEEN, mmap_mode="r")[:48]
-    vae = build(LEVELS - 1).train().to(memory_format=torch.channels_last)
+    vae = build().train().to(memory_format=torch.channels_last)
     params = [p for p in vae.parameters() if p.requires_grad]
     opts = optimizers(vae, args)
     ema = [p.detach().clone() for p in params]
     first = 0
-    if SMALL.exists():
-        state = torch.load(SMALL)
+    if CHECKPOINT.exists():
+        state = torch.load(CHECKPOINT)
         vae.load_state_dict(state["raw"])
         restore_optimizers(opts, state["opt"])
         named = dict(of_weights(state["vae"]).named_parameters())
@@ -175,8 +170,8 @@ def _train(rank, args):
         for p, e in zip(params, ema):
             p.data, e.data = e.data, p.data
         if rank == 0:
-            torch.save({"vae": {k: v.contiguous() for k, v in vae.state_dict().items()}, "raw": raw, "opt": [o.state_dict() for o in opts], "step": step}, SMALL.with_suffix(".part"))
-            SMALL.with_suffix(".part").rename(SMALL)
+            torch.save({"vae": {k: v.contiguous() for k, v in vae.state_dict().items()}, "raw": raw, "opt": [o.state_dict() for o in opts], "step": step}, CHECKPOINT.with_suffix(".part"))
+            CHECKPOINT.with_suffix(".part").rename(CHECKPOINT)
             print(f"  step {step} validation PSNR {psnr(vae.eval(), check):.2f} dB", flush=True)
             vae.train()
         for p, e in zip(params, ema):
@@ -189,7 +184,7 @@ def _train(rank, args):
                 g["lr"] = schedule(step, args.steps, args.decay, 50, g["peak"])
         rng = np.random.default_rng((1, rank, step))
         torch.manual_seed(step * 2 + rank)
-        x = fit(vae, to_tensor(_batch(pictures, rng)))
+        x = to_tensor(_batch(pictures, rng))
         post = vae.encode(x).latent_dist
         mean, logvar = post.mean, post.logvar
         z = mean + torch.randn_like(mean) * (0.5 * logvar).exp()
