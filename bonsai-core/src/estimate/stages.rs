@@ -90,7 +90,7 @@ impl ModelSizes {
         let (hidden, wide) = (c.hidden_size, c.intermediate_size);
         let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let buffers = hidden * (2 + taps.len()) + 2 * q + 2 * kv + 2 * wide;
-        // the rows of the norm are still there when those of the middle are made
+        // the rows of the norm are still kept for the next linear when those of the middle are made
         let rows = prepared(s.row_bytes, tokens, hidden) + prepared(s.row_bytes, tokens, wide);
         let attention = panels(s.factor_bytes(), tokens, c.num_key_value_heads, c.head_dim);
         let bytes = floats(tokens * buffers) + rows.max(attention + prepared(s.row_bytes, tokens, hidden));

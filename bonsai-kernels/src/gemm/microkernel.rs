@@ -68,7 +68,7 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
         inputs: Range<usize>,
         operand: &mut [Self::Operand],
     );
-    /// `acc += rows * weights` over `inputs` for all panels, `acc` `[panels][MR][width]`; if `TILES_BY_PANELS`, for
+    /// `acc += rows * weights` over `inputs` for the tile's panels, `acc` `[panels][MR][width]`; if `TILES_BY_PANELS`, for
     /// some tiles of rows and one panel.
     fn multiply(
         self,
@@ -103,7 +103,7 @@ pub(crate) struct Tile<'a, K: Microkernel<W>, W> {
     pub(crate) rows: TileRows<'a, Element<K, W>>,
     /// What `prepare_tile` made of the rows.
     pub(crate) operand: &'a [K::Operand],
-    /// The panels of a pass, one behind the other.
+    /// Panels of a pass, all or some, one behind the other.
     pub(crate) panels: &'a [K::Panel],
     /// Tiles of rows, whose operands stand one behind the other.
     pub(crate) tiles: usize,

@@ -157,11 +157,11 @@ def _train(rank, args):
     first = 0
     if CHECKPOINT.exists():
         state = torch.load(CHECKPOINT)
-        vae.load_state_dict(state["raw"])
-        restore_optimizers(opts, state["opt"])
+        vae.load_state_dict(state.get("raw", state["vae"]))  # a restored one has neither raw weights nor optimizers
+        restore_optimizers(opts, state.get("opt", []))
         named = dict(of_weights(state["vae"]).named_parameters())
         ema = [named[n].detach().clone() for n, p in vae.named_parameters() if p.requires_grad]
-        first = state["step"]
+        first = state.get("step", 0)
     rank or print(f"{sum(p.numel() for p in params) / 1e6:.2f} M parameters, from step {first}", flush=True)
 
     def save(step):
