@@ -16,14 +16,20 @@ use crate::isa::{Avx512Vnni, Token, Work};
 use crate::weights::FloatType;
 use crate::x86_64::permute::{BLOCK, ColumnBytes, LANES, Patterns, SCALE};
 
-/// Blocks of columns after which somebody who cancelled is heard.
-const BLOCKS_UNASKED: usize = 64;
-/// Blocks whose scales are made floats at a time.
+/// Vectors of columns of a pass.
+const VECTORS: usize = 4;
+const COLUMNS: usize = VECTORS * LANES;
+/// Passes after which somebody who cancelled is heard.
+const PASSES_UNASKED: usize = 16;
+/// Blocks that all vectors of a pass meet before the next: their tables stay in the first-level cache.
 const AT_ONCE: usize = 8;
 
 /// Whether [`multiply`] takes so many rows times such weights.
 pub(super) fn takes<W: PermutedWeights>(rows: usize, weights: &W) -> bool {
-    (1..=MOST_ROWS).contains(&rows) && weights.group_size() == BLOCK && weights.cols().is_multiple_of(BLOCK)
+    (1..=MOST_ROWS).contains(&rows)
+        && weights.rows() >= LANES
+        && weights.group_size() == BLOCK
+        && weights.cols().is_multiple_of(BLOCK)
 }
 
 /// `out = epilogue(x * weights^T)`; the bits are those of tables for many rows.
@@ -44,29 +50,36 @@ pub(super) fn multiply<W: PermutedWeights>(
     assert_eq!(out.dim(), (x.nrows(), weights.rows()), "shape of a GEMM's output");
     epilogue.check(weights.rows());
     let started = Instant::now();
-    let quantised = rows(x).into_iter().map(|x| {
+    let mut quantised = Vec::new();
+    for x in rows(x) {
         let (mut codes, mut scale) = (vec![0; Int16Rows::len(x.len())], [0.0; 1]);
         Int16Rows::prepare(cpu.isa(), x, &mut codes, &mut scale, &mut Vec::new());
-        (t.tables_of_row::<W::Patterns>(&codes[..x.len()]), scale[0])
-    });
-    let (tables, row_scales): (Vec<_>, Vec<_>) = quantised.unzip();
-    let tables: Vec<&[i16]> = tables.iter().map(|tables| &tables[..]).collect();
+        let mut tables = cpu.spare(Avx512Vnni::row_tables_len::<W::Patterns>(x.len()))?;
+        t.build_row::<W::Patterns>(&codes[..x.len()], &mut tables);
+        quantised.push((tables, scale[0]));
+    }
+    let (tables, row_scales): (Vec<_>, Vec<_>) =
+        quantised.iter().map(|(tables, scale)| (&tables[..], *scale)).unzip();
     // one part for each thread: memory that is read in places far apart comes faster than in neighbouring ones
-    let part = weights.rows().div_ceil(cpu.threads()).next_multiple_of(LANES);
+    let part = weights.rows().div_ceil(cpu.threads()).next_multiple_of(COLUMNS);
     let tasks = split_columns(out, part).into_iter().enumerate().collect();
     cpu.for_each(
         tasks,
         || Ok(()),
         |(), (i, mut out)| {
-            for (j, mut out) in out.axis_chunks_iter_mut(Axis(1), LANES).enumerate() {
-                if j.is_multiple_of(BLOCKS_UNASKED) {
+            for (j, mut out) in out.axis_chunks_iter_mut(Axis(1), COLUMNS).enumerate() {
+                if j.is_multiple_of(PASSES_UNASKED) {
                     cpu.check()?;
                 }
-                let first = i * part + j * LANES;
-                let sums = t.work(Columns { t, tables: &tables, weights, first, count: out.ncols() });
-                for ((mut out, sums), &row_scale) in out.rows_mut().into_iter().zip(&sums).zip(&row_scales) {
+                let first = i * part + j * COLUMNS;
+                let sums = t.work(Pass { t, tables: &tables, weights, first, count: out.ncols() });
+                for (m, (mut out, &row_scale)) in out.rows_mut().into_iter().zip(&row_scales).enumerate() {
                     let out = out.as_slice_mut().expect("rows of a matrix must be contiguous");
-                    epilogue.store(&sums[..out.len()], row_scale, first, out);
+                    for (v, out) in out.chunks_mut(LANES).enumerate() {
+                        let column = first + v * LANES;
+                        let sums = &sums[v][m][column - vector_at(weights, column)..];
+                        epilogue.store(sums, row_scale, column, out);
+                    }
                 }
             }
             Ok(())
@@ -78,8 +91,13 @@ pub(super) fn multiply<W: PermutedWeights>(
     Ok(())
 }
 
+/// Where a vector of columns begins that holds this one: earlier, where too few are left.
+fn vector_at<W: PermutedWeights>(weights: &W, column: usize) -> usize {
+    column.min(weights.rows() - LANES)
+}
+
 /// The sums of all rows with `count` columns from `first` on.
-struct Columns<'a, W> {
+struct Pass<'a, W> {
     t: Avx512Vnni,
     tables: &'a [&'a [i16]],
     weights: &'a W,
@@ -87,51 +105,58 @@ struct Columns<'a, W> {
     count: usize,
 }
 
-impl<W: PermutedWeights> Work for Columns<'_, W> {
-    type Output = [[f32; LANES]; MOST_ROWS];
+impl<W: PermutedWeights> Work for Pass<'_, W> {
+    type Output = [[[f32; LANES]; MOST_ROWS]; VECTORS];
 
     #[inline(always)]
     fn work(self) -> Self::Output {
-        let Self { t, tables, weights, first, count } = self;
-        let mut sums = [[0.0; LANES]; MOST_ROWS];
-        let columns = (t, weights, first, count);
-        match *tables {
-            [a] => sums[..1].copy_from_slice(&products(columns, [a])),
-            [a, b] => sums[..2].copy_from_slice(&products(columns, [a, b])),
-            [a, b, c] => sums[..3].copy_from_slice(&products(columns, [a, b, c])),
-            [a, b, c, d] => sums = products(columns, [a, b, c, d]),
-            _ => unreachable!("{} rows are more than a few", tables.len()),
+        let mut sums = [[[0.0; LANES]; MOST_ROWS]; VECTORS];
+        match *self.tables {
+            [a] => self.add([a], &mut sums),
+            [a, b] => self.add([a, b], &mut sums),
+            [a, b, c] => self.add([a, b, c], &mut sums),
+            [a, b, c, d] => self.add([a, b, c, d], &mut sums),
+            _ => unreachable!("{} rows are more than a few", self.tables.len()),
         }
         sums
     }
 }
 
-#[inline(always)]
-fn products<W: PermutedWeights, const ROWS: usize>(
-    (t, weights, first, count): (Avx512Vnni, &W, usize, usize),
-    tables: [&[i16]; ROWS],
-) -> [[f32; LANES]; ROWS] {
-    let blocks = weights.cols() / BLOCK;
-    let scales = weights.scales();
-    let size = scales.float_type().size();
-    let codes =
-        ColumnBytes::new(weights.codes(), blocks * 2 * <W::Patterns as Patterns>::WORDS, first, count);
-    let stored = ColumnBytes::new(scales.as_slice(), blocks * size, first, count);
-    let bf16 = scales.float_type() == FloatType::Bf16;
-    let mut of_blocks = [[0.0; LANES]; AT_ONCE];
-    let mut sums = [[0.0; LANES]; ROWS];
-    for block in (0..blocks).step_by(AT_ONCE) {
-        let some = AT_ONCE.min(blocks - block);
-        if size == 2 && some == AT_ONCE {
-            t.turn_floats(&stored, block, bf16, scales.multiplier() * SCALE, &mut of_blocks);
-        } else {
-            for (i, of_block) in of_blocks[..some].iter_mut().enumerate() {
-                for (lane, scale) in of_block.iter_mut().enumerate() {
-                    *scale = scales.get((first + lane.min(count - 1)) * blocks + block + i) * SCALE;
+impl<W: PermutedWeights> Pass<'_, W> {
+    #[inline(always)]
+    fn add<const ROWS: usize>(
+        &self,
+        tables: [&[i16]; ROWS],
+        sums: &mut [[[f32; LANES]; MOST_ROWS]; VECTORS],
+    ) {
+        let &Self { t, weights, first, count, .. } = self;
+        let blocks = weights.cols() / BLOCK;
+        let block_bytes = 2 * <W::Patterns as Patterns>::WORDS;
+        let scales = weights.scales();
+        let scale_bytes = scales.float_type().size();
+        let mut of_blocks = [[0.0; LANES]; AT_ONCE];
+        for block in (0..blocks).step_by(AT_ONCE) {
+            let some = AT_ONCE.min(blocks - block);
+            for (v, sums) in sums[..count.div_ceil(LANES)].iter_mut().enumerate() {
+                let column = vector_at(weights, first + v * LANES);
+                // the columns of the next pass, in the order in which they stand
+                let ahead = COLUMNS * (blocks + block) + v * LANES * some - v * LANES * blocks;
+                if scale_bytes == 2 && some == AT_ONCE {
+                    let stored = ColumnBytes::new(scales.as_slice(), scale_bytes * blocks, column, LANES);
+                    let bf16 = scales.float_type() == FloatType::Bf16;
+                    let times = scales.multiplier() * SCALE;
+                    t.turn_floats(&stored, block, bf16, times, scale_bytes * ahead, &mut of_blocks);
+                } else {
+                    for (i, of_block) in of_blocks[..some].iter_mut().enumerate() {
+                        for (lane, scale) in of_block.iter_mut().enumerate() {
+                            *scale = scales.get((column + lane) * blocks + block + i) * SCALE;
+                        }
+                    }
                 }
+                let codes = ColumnBytes::new(weights.codes(), block_bytes * blocks, column, LANES);
+                let (sums, ahead) = (sums.first_chunk_mut().expect("a few rows"), block_bytes * ahead);
+                t.add_products::<W::Patterns, ROWS>(tables, &codes, block, &of_blocks[..some], ahead, sums);
             }
         }
-        t.add_products::<W::Patterns, ROWS>(tables, &codes, block, &of_blocks[..some], &mut sums);
     }
-    sums
 }

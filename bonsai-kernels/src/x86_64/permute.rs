@@ -266,11 +266,13 @@ impl Patterns for Trits {
     }
 }
 
-/// The bytes of 32 columns, row by row as they are stored.
+/// The bytes of up to 32 columns, as they are stored, one column behind the other.
+#[derive(Clone, Copy)]
 pub(crate) struct ColumnBytes<'a> {
-    columns: [*const u8; LANES],
+    first: *const u8,
     /// Of each column.
     len: usize,
+    count: usize,
     bytes: PhantomData<&'a [u8]>,
 }
 
@@ -283,12 +285,7 @@ impl<'a> ColumnBytes<'a> {
     #[inline(always)]
     pub(crate) fn new(bytes: &'a [u8], len: usize, first: usize, count: usize) -> Self {
         assert!((1..=LANES).contains(&count) && bytes.len() / len.max(1) >= first + count, "columns");
-        let mut columns = [bytes.as_ptr(); LANES];
-        for (lane, column) in columns.iter_mut().enumerate() {
-            // inside, as was seen above
-            *column = column.wrapping_add((first + lane.min(count - 1)) * len);
-        }
-        Self { columns, len, bytes: PhantomData }
+        Self { first: bytes[first * len..].as_ptr(), len, count, bytes: PhantomData }
     }
 
     /// Bytes of each column.
@@ -297,12 +294,11 @@ impl<'a> ColumnBytes<'a> {
         self.len
     }
 
-    /// Asks for a part of the columns behind these, when `len` bytes from `at` on of each of these are read. In the order in which
-    /// they stand, as CPUs expect it, and a few at a time, as they can wait for.
+    /// Asks for `len` bytes, `ahead` bytes behind the first of these columns.
     #[inline(always)]
-    fn fetch_next(&self, at: usize, len: usize) {
-        for line in 0..LANES * len / CACHE_LINE {
-            let next = self.columns[0].wrapping_add(LANES * (self.len + at) + CACHE_LINE * line);
+    fn fetch(&self, ahead: usize, len: usize) {
+        for at in (0..len).step_by(CACHE_LINE) {
+            let next = self.first.wrapping_add(ahead + at);
             // SAFETY: every x86-64 CPU has the instruction, which faults nowhere.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(next.cast()) };
         }
@@ -320,18 +316,26 @@ impl Avx512Vnni {
         P::STEPS * WIDTH
     }
 
-    /// Tables of the blocks of one row, `[blocks][STEPS][ENTRIES]`.
-    pub(crate) fn tables_of_row<P: Patterns>(self, row: &[i16]) -> Vec<i16> {
-        let mut tables = vec![0; row.len() / BLOCK * P::STEPS * ENTRIES];
+    /// Fills the tables of the blocks of one row, `[blocks][STEPS][ENTRIES]`.
+    ///
+    /// # Panics
+    /// When there are not as many tables as the row has blocks.
+    pub(crate) fn build_row<P: Patterns>(self, row: &[i16], tables: &mut [i16]) {
+        assert_eq!(tables.len(), Self::row_tables_len::<P>(row.len()), "tables of a row");
         for (row, tables) in row.chunks_exact(BLOCK).zip(tables.chunks_exact_mut(P::STEPS * ENTRIES)) {
             // SAFETY: the token proves the instructions; a block of inputs, and its tables.
             unsafe { build::<P, 1>(row.as_ptr(), tables.as_mut_ptr()) };
         }
-        tables
+    }
+
+    /// Integers of the tables of a row of so many inputs.
+    pub(crate) const fn row_tables_len<P: Patterns>(inputs: usize) -> usize {
+        inputs / BLOCK * P::STEPS * ENTRIES
     }
 
     /// `totals[row][column] += ` the products of rows with 32 columns over the blocks from `first_block` on, given the tables of each
-    /// row, the codes of columns, and the scales of blocks times [`SCALE`]. The bits are those of [`Avx512Vnni::add_permuted`].
+    /// row, the codes of columns, and the scales of blocks times [`SCALE`]. The bits are those of [`Avx512Vnni::add_permuted`]. As many
+    /// bytes as are read are fetched, `ahead` bytes behind the first column.
     ///
     /// # Panics
     /// When a slice is too short.
@@ -342,16 +346,18 @@ impl Avx512Vnni {
         codes: &ColumnBytes<'_>,
         first_block: usize,
         scales: &[[f32; LANES]],
+        ahead: usize,
         totals: &mut [[f32; LANES]; ROWS],
     ) {
         let blocks = first_block + scales.len();
-        assert!(codes.len >= blocks * 2 * P::WORDS, "codes of all blocks");
+        assert!(codes.count == LANES && codes.len >= blocks * 2 * P::WORDS, "codes of all blocks");
         assert!(tables.iter().all(|t| t.len() >= blocks * P::STEPS * ENTRIES), "tables of all blocks");
         // SAFETY: the token proves the instructions; the lengths were checked.
-        unsafe { add_products::<P, ROWS>(tables, codes, first_block, scales, totals) }
+        unsafe { add_products::<P, ROWS>(tables, codes, first_block, scales, ahead, totals) }
     }
 
-    /// Eight floats of 32 columns from stored ones of 16 bits, of which `first` come before, times `times`.
+    /// Eight floats of 32 columns from stored ones of 16 bits, of which `first` come before, times `times`; fetches like
+    /// [`Avx512Vnni::add_products`].
     ///
     /// # Panics
     /// When columns are too short.
@@ -362,11 +368,15 @@ impl Avx512Vnni {
         first: usize,
         bf16: bool,
         times: f32,
+        ahead: usize,
         out: &mut [[f32; LANES]; 8],
     ) {
-        assert!(stored.len >= 2 * (first + out.len()), "eight floats of each column");
+        assert!(
+            stored.count == LANES && stored.len >= 2 * (first + out.len()),
+            "eight floats of each column"
+        );
         // SAFETY: the token proves the instructions; the lengths were checked.
-        unsafe { turn_floats(stored, 2 * first, bf16, times, out) }
+        unsafe { turn_floats(stored, 2 * first, bf16, times, ahead, out) }
     }
 
     /// Fills the tables of one block of `ROWS` rows, `row_stride` apart.
@@ -470,47 +480,67 @@ unsafe fn build<P: Patterns, const APART: usize>(row: *const i16, tables: *mut i
     }
 }
 
-/// The first `count` 16-bit words of 32 columns, 8 or 16 of them: word `i` of all columns in vector `i`. The
+/// The first `count` 16-bit words of 32 columns, `len` bytes apart, 8 or 16 of them: word `i` of all columns in vector `i`. The
 /// others stay zero, one of them for steps that reach beyond the block.
 ///
 /// # Safety
-/// The CPU has the instructions; each column has so many words from byte `at` on.
+/// The CPU has the instructions; each column has so many words.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn words(codes: &ColumnBytes<'_>, at: usize, count: usize) -> [__m512i; MOST_WORDS + 1] {
+unsafe fn words(columns: *const u8, len: usize, count: usize) -> [__m512i; MOST_WORDS + 1] {
     let mut words = [_mm512_setzero_si512(); MOST_WORDS + 1];
     for part in 0..count / 8 {
-        // dwords of four columns at a time, those of columns 0, 4, 8 and 12 in the first vector
-        let mut halves = [[_mm512_setzero_si512(); 4]; 2];
-        for (half, lines) in halves.iter_mut().enumerate() {
-            for (i, line) in lines.iter_mut().enumerate() {
+        // words of two columns side by side, sixteen apart; of columns 0, 4, 8 and 12 and their others in the first vector
+        let (mut low, mut high) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
+        for i in 0..4 {
+            let mut halves = [_mm512_setzero_si512(); 2];
+            for (half, all) in halves.iter_mut().enumerate() {
                 // SAFETY: each column has so many bytes.
                 unsafe {
                     let of = |lane: usize| {
-                        _mm_loadu_si128(codes.columns[16 * half + 4 * lane + i].add(at + 16 * part).cast())
+                        _mm_loadu_si128(columns.add((16 * half + 4 * lane + i) * len + 16 * part).cast())
                     };
-                    let all = _mm512_castsi128_si512(of(0));
-                    let all = _mm512_inserti32x4::<1>(all, of(1));
-                    let all = _mm512_inserti32x4::<2>(all, of(2));
-                    *line = _mm512_inserti32x4::<3>(all, of(3));
+                    *all = _mm512_castsi128_si512(of(0));
+                    *all = _mm512_inserti32x4::<1>(*all, of(1));
+                    *all = _mm512_inserti32x4::<2>(*all, of(2));
+                    *all = _mm512_inserti32x4::<3>(*all, of(3));
                 }
             }
-            let [a, b, c, d] = *lines;
-            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-            lines[0] = _mm512_unpacklo_epi64(ab, cd);
-            lines[1] = _mm512_unpackhi_epi64(ab, cd);
-            let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-            lines[2] = _mm512_unpacklo_epi64(ab, cd);
-            lines[3] = _mm512_unpackhi_epi64(ab, cd);
+            low[i] = _mm512_unpacklo_epi16(halves[0], halves[1]);
+            high[i] = _mm512_unpackhi_epi16(halves[0], halves[1]);
         }
-        let [first, second] = halves;
-        for (i, (first, second)) in first.into_iter().zip(second).enumerate() {
-            // even words of the first sixteen columns beside those of the others, then the odd ones
-            words[8 * part + 2 * i] = _mm512_mask_mov_epi16(first, ODD, _mm512_slli_epi32::<16>(second));
-            words[8 * part + 2 * i + 1] = _mm512_mask_mov_epi16(_mm512_srli_epi32::<16>(first), ODD, second);
+        for (i, [a, b, c, d]) in [low, high].into_iter().enumerate() {
+            let words = &mut words[8 * part + 4 * i..][..4];
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            words[0] = _mm512_unpacklo_epi64(ab, cd);
+            words[1] = _mm512_unpackhi_epi64(ab, cd);
+            let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            words[2] = _mm512_unpacklo_epi64(ab, cd);
+            words[3] = _mm512_unpackhi_epi64(ab, cd);
         }
     }
     words
+}
+
+/// The same words, from byte `at` of all columns on, the last of which takes the place of those that are not there.
+///
+/// # Safety
+/// As above.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn words_of(codes: &ColumnBytes<'_>, at: usize, count: usize) -> [__m512i; MOST_WORDS + 1] {
+    let mut copies = [[MaybeUninit::<u8>::uninit(); 2 * MOST_WORDS]; LANES];
+    // SAFETY: as the caller promised; a copy has room for the most words.
+    unsafe {
+        if codes.count == LANES {
+            return words(codes.first.add(at), codes.len, count);
+        }
+        for (lane, copy) in copies.iter_mut().enumerate() {
+            let column = codes.first.add(lane.min(codes.count - 1) * codes.len + at);
+            column.copy_to_nonoverlapping(copy.as_mut_ptr().cast(), 2 * count);
+        }
+        words(copies.as_ptr().cast(), 2 * MOST_WORDS, count)
+    }
 }
 
 /// The indices of a step.
@@ -548,15 +578,12 @@ pub(super) use each_step;
 unsafe fn lay_out<P: Patterns>(codes: &ColumnBytes<'_>, at: usize, indices: *mut u16) {
     // SAFETY: as the caller promised; there is room for the indices of all steps.
     unsafe {
-        let words = words(codes, at, P::WORDS);
+        let words = words_of(codes, at, P::WORDS);
         each_step!(P::STEPS, |step| {
             _mm512_storeu_si512(indices.add(step * WIDTH).cast(), index::<P>(&words, step));
         });
     }
 }
-
-/// Lanes of the second sixteen columns.
-const ODD: u32 = 0xaaaa_aaaa;
 
 /// # Safety
 /// The CPU has the instructions; tables, indices, scales and sums are those of a block.
@@ -698,6 +725,7 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
     codes: &ColumnBytes<'_>,
     first_block: usize,
     scales: &[[f32; LANES]],
+    ahead: usize,
     out: &mut [[f32; LANES]; ROWS],
 ) {
     /// A row's sums take turns, so that additions wait for none.
@@ -709,9 +737,10 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
         for (totals, out) in totals.iter_mut().zip(&*out) {
             *totals = [_mm512_loadu_ps(out.as_ptr()), _mm512_loadu_ps(out.as_ptr().add(16))];
         }
-        for (block, scales) in (first_block..).zip(scales) {
+        for (i, scales) in scales.iter().enumerate() {
+            let block = first_block + i;
             let at = block * 2 * P::WORDS;
-            let words = words(codes, at, P::WORDS);
+            let words = words(codes.first.add(at), codes.len, P::WORDS);
             let mut sums = [[_mm512_setzero_si512(); TURNS]; ROWS];
             each_step!(P::STEPS, |step| {
                 let index = index::<P>(&words, step);
@@ -729,7 +758,7 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
                     totals[half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, totals[half]);
                 }
             }
-            codes.fetch_next(at, 2 * P::WORDS);
+            codes.fetch(ahead + i * LANES * 2 * P::WORDS, LANES * 2 * P::WORDS);
         }
         for (out, [low, high]) in out.iter_mut().zip(totals) {
             _mm512_storeu_ps(out.as_mut_ptr(), low);
@@ -746,13 +775,14 @@ unsafe fn turn_floats(
     at: usize,
     bf16: bool,
     times: f32,
+    ahead: usize,
     out: &mut [[f32; LANES]; 8],
 ) {
     let times = _mm512_set1_ps(times);
     // SAFETY: as the caller promised; each line of `out` is two vectors.
     unsafe {
-        stored.fetch_next(at, 16);
-        let words = words(stored, at, 8);
+        stored.fetch(ahead, LANES * 16);
+        let words = words(stored.first.add(at), stored.len, 8);
         for (out, word) in out.iter_mut().zip(words) {
             let halves = [word, _mm512_srli_epi32::<16>(word)];
             for (half, word) in halves.into_iter().enumerate() {

@@ -5,7 +5,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::permute::{BLOCK, ColumnBytes, LANES, Patterns, each_step, index, words};
+use super::permute::{BLOCK, ColumnBytes, LANES, Patterns, each_step, index, words_of};
 use crate::isa::Avx512Vnni;
 
 /// Rows of a tile.
@@ -130,7 +130,7 @@ unsafe fn build<P: Patterns>(rows: *const f32, row_stride: usize, tables: *mut f
 unsafe fn lay_out<P: Patterns>(codes: &ColumnBytes<'_>, at: usize, indices: *mut u32) {
     // SAFETY: as the caller promised; there is room for the indices of all steps.
     unsafe {
-        let words = words(codes, at, P::WORDS);
+        let words = words_of(codes, at, P::WORDS);
         each_step!(P::STEPS, |step| {
             // five low bits of each word are all that counts
             let index = index::<P>(&words, step);
