@@ -19,9 +19,13 @@ pub(crate) struct BitBlock<'a> {
     /// If `XZ`, the scales of each block of [`BLOCK_WORDS`] words, the rows `scale_stride` apart.
     pub(crate) scales: &'a [f32],
     pub(crate) scale_stride: usize,
+    /// Whether every third of four words, of rows and of panels, is the exclusive or of the first three.
+    pub(crate) carried: bool,
     /// One behind the other: for each group signs `[words][width]`, if `WZ` what is not zero `[words][width]`, and the bits
     /// of scales `[width]`; at the end the bits of what sums begin with, `[width]`. Without `XZ`, scales are times -2.
     pub(crate) panels: &'a [u32],
+    /// Whether sums begin, whatever stands in their places.
+    pub(crate) begins: bool,
 }
 
 /// Words of a row that share a scale.
@@ -47,6 +51,7 @@ impl BitBlock<'_> {
     ) -> usize {
         let last_plane = if XZ { self.plane_stride } else { 0 };
         let row = last_plane + self.groups * self.words;
+        assert!(!self.carried || self.words == 4, "words that are carried");
         assert!(self.rows.len() >= (mr - 1) * self.row_stride + row, "rows of the tile");
         let blocks = (self.groups * self.words).div_ceil(BLOCK_WORDS);
         assert!(!XZ || self.scales.len() >= (mr - 1) * self.scale_stride + blocks, "scales of the tile");
@@ -62,9 +67,13 @@ pub(crate) trait BitTile: Token {
     const MR: usize;
     /// Columns of one panel, a multiple of [`LANES`].
     const WIDTH: usize;
+    /// Whether groups of four words of nothing but signs are to be [`carried`](BitBlock::carried): of three bits `a`, `b` and `c`
+    /// the sum is `s + 2 carry`, where `s = a ^ b ^ c` and `carry` is `a` where `a` and `b` agree and not `s` where they don't.
+    /// That is one popcount less, and `c` itself is not needed.
+    const CARRIES: bool = false;
 
     /// For each panel, `acc[panel][m][n] += starts[n] + sum_g scales[g][n] * differ` without `XZ`, where `differ` is
-    /// `popcount(z & (x ^ w))` over group `g`; with `XZ`, `+= scales[g][n] * row_scales[g][m] * (popcount(z) - 2 differ)`.
+    /// `popcount(z & (x ^ w))` over group `g`; with `XZ`, `+= scales[g][n] * row_scales[g][m] * (popcount(z) - 2 differ)`; `=` where sums begin.
     ///
     /// # Panics
     /// When a slice is too short.
@@ -75,12 +84,16 @@ pub(crate) trait BitTile: Token {
 #[inline(always)]
 fn plain_multiply<const XZ: bool, const WZ: bool, const MR: usize>(block: BitBlock<'_>, acc: &mut [f32]) {
     block.checked_panels::<XZ, WZ>(MR, LANES, acc);
+    assert!(!block.carried, "nothing is carried here");
     let words = block.words;
     let panels = block.panels.chunks_exact(block.panel_len(WZ, LANES));
     for (panel, acc) in panels.zip(acc.as_chunks_mut::<LANES>().0.chunks_exact_mut(MR)) {
         let (groups, starts) = panel.split_at(panel.len() - LANES);
         for (m, acc) in acc.iter_mut().enumerate() {
             let row = &block.rows[m * block.row_stride..];
+            if block.begins {
+                *acc = [0.0; LANES];
+            }
             for (acc, &start) in acc.iter_mut().zip(starts) {
                 *acc += f32::from_bits(start);
             }

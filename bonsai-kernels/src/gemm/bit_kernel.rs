@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use super::bit_rows::{BitRows, plane_stride, position};
+use super::bit_rows::{BitRows, ROW_PADDING, plane_stride, position};
 use super::codes::{Codes, fetch_words};
 use super::driver::Blocking;
 use super::microkernel::{Microkernel, Tile, TileRows};
@@ -65,6 +65,7 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
     const NAME: &'static str = F::METHOD;
     const MR: usize = T::MR;
     const ROWS: usize = 1536;
+    const BEGINS: bool = true;
     const COLUMNS: usize = 512;
     type Rows = F;
     type Operand = u32;
@@ -92,8 +93,8 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
         depth.div_ceil(weights.depth()) * group_len(W::ZEROS, weights.depth() / 32, width) + width
     }
 
-    fn operand_len(self, _: usize) -> usize {
-        0
+    fn operand_len(self, depth: usize) -> usize {
+        if T::CARRIES && !F::ZEROS && !W::ZEROS { T::MR * carried_len(depth) } else { 0 }
     }
 
     fn prepare_weights(
@@ -105,10 +106,32 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
         panel: &mut [u32],
     ) {
         const { assert!(F::PAIRED == W::PAIRED) };
-        self.0.work(LayOut { t: self.0, weights, row_zeros: F::ZEROS, first_column, width, inputs, panel });
+        let carried = self.carried(weights);
+        self.0.work(LayOut {
+            t: self.0,
+            weights,
+            carried,
+            row_zeros: F::ZEROS,
+            first_column,
+            width,
+            inputs,
+            panel,
+        });
     }
 
-    fn prepare_tile(self, _: &W, _: TileRows<'_, u32>, _: Range<usize>, _: &mut [u32]) {}
+    fn prepare_tile(self, weights: &W, rows: TileRows<'_, u32>, inputs: Range<usize>, operand: &mut [u32]) {
+        if !self.carried(weights) {
+            return;
+        }
+        let words = inputs.start / 32..inputs.end.div_ceil(BLOCK) * BLOCK / 32;
+        for (m, operand) in operand.chunks_exact_mut(carried_len(inputs.len())).take(T::MR).enumerate() {
+            let row = &rows.rows[m * rows.row_len..][words.clone()];
+            for (from, to) in row.as_chunks::<4>().0.iter().zip(operand.as_chunks_mut::<4>().0) {
+                *to = *from;
+                to[2] ^= from[0] ^ from[1];
+            }
+        }
+    }
 
     fn multiply(
         self,
@@ -119,15 +142,23 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
         acc: &mut [f32],
     ) {
         let TileRows { rows, row_len, scales, scales_len } = tile.rows;
+        let carried = self.carried(weights);
+        let (rows, row_len) = if carried {
+            (tile.operand, carried_len(inputs.len()))
+        } else {
+            (&rows[inputs.start / 32..], row_len)
+        };
         let block = BitBlock {
             groups: inputs.len().div_ceil(weights.depth()),
             words: weights.depth() / 32,
-            rows: &rows[inputs.start / 32..],
+            rows,
             row_stride: row_len,
-            plane_stride: plane_stride(row_len),
+            plane_stride: if F::ZEROS { plane_stride(row_len) } else { 0 },
+            carried,
             scales: &scales[if F::ZEROS { inputs.start / BLOCK } else { 0 }..],
             scale_stride: scales_len,
             panels: tile.panels,
+            begins: tile.begins,
         };
         debug_assert_eq!(width, T::WIDTH);
         match (F::ZEROS, W::ZEROS) {
@@ -139,10 +170,23 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
     }
 }
 
+impl<T: BitTile, F: BitRows> BitKernel<T, F> {
+    /// Whether [`BitTile::CARRIES`] applies to groups of 128 inputs.
+    fn carried<W: BitCodes>(self, weights: &W) -> bool {
+        T::CARRIES && !F::ZEROS && !W::ZEROS && weights.depth() == BLOCK
+    }
+}
+
+/// Words from one row that is carried to the next.
+fn carried_len(depth: usize) -> usize {
+    depth.next_multiple_of(BLOCK) / 32 + ROW_PADDING
+}
+
 /// Fills a panel; see [`BitBlock::panels`].
 struct LayOut<'a, T, W> {
     t: T,
     weights: &'a W,
+    carried: bool,
     /// Whether activations can be zero.
     row_zeros: bool,
     first_column: usize,
@@ -156,7 +200,7 @@ impl<T: Token, W: BitCodes> Work for LayOut<'_, T, W> {
 
     #[inline(always)]
     fn work(self) {
-        let Self { t, weights, row_zeros, first_column, width, inputs, panel } = self;
+        let Self { t, weights, carried, row_zeros, first_column, width, inputs, panel } = self;
         let words = weights.depth() / 32;
         // the words of a group, of at most 2 bits a code
         let mut codes = [[0; LANES]; BLOCK * 2 / 32];
@@ -188,6 +232,11 @@ impl<T: Token, W: BitCodes> Work for LayOut<'_, T, W> {
                             planes[(words + w) * width + first_lane + lane] = counts;
                             totals[lane] += counts.count_ones();
                         }
+                    }
+                }
+                if carried {
+                    for lane in first_lane..first_lane + LANES {
+                        planes[2 * width + lane] ^= planes[lane] ^ planes[width + lane];
                     }
                 }
                 if !row_zeros {

@@ -6,7 +6,7 @@ use crate::isa::{Isa, Token, Work, dispatch};
 /// Bits of a word.
 const WORD: usize = 32;
 /// Keeps rows whose length is a power of two out of the same cache sets.
-const ROW_PADDING: usize = 16;
+pub(super) const ROW_PADDING: usize = 16;
 
 /// Words of one plane of a row.
 fn plane_len(cols: usize) -> usize {

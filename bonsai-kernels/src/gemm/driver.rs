@@ -13,7 +13,7 @@ use super::source::Source;
 use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
-use crate::isa::{Isa, Token, dispatch};
+use crate::isa::{Isa, Token, Work, dispatch};
 use crate::prefetch::prefetch_all;
 use crate::spare::SpareBuf;
 
@@ -270,6 +270,7 @@ fn task<W, K: Microkernel<W>>(
                             panels: panel,
                             tiles: count,
                             acc_stride: panels * tile_len,
+                            begins: false,
                         };
                         let acc = &mut acc[(first * panels + i) * tile_len..];
                         kernel.multiply(weights, tile, inputs.clone(), width, acc);
@@ -289,13 +290,14 @@ fn task<W, K: Microkernel<W>>(
                     let part = pass.part(i * at_once, panels.len() / panel_len);
                     let acc = &mut acc[tile * kept + if kept > 0 { i * at_once * tile_len } else { 0 }..];
                     let acc = &mut acc[..part.panels * tile_len];
-                    if start == 0 {
+                    let begins = start == 0;
+                    if begins && !K::BEGINS {
                         acc.fill(0.0);
                     }
                     if last {
                         part.fetch(&out, first);
                     }
-                    let tile = Tile { rows, operand: &*operand, panels, tiles: 1, acc_stride: 0 };
+                    let tile = Tile { rows, operand: &*operand, panels, tiles: 1, acc_stride: 0, begins };
                     kernel.multiply(weights, tile, inputs.clone(), width, acc);
                     if last {
                         part.store(cpu.isa(), epilogue, acc, row_scales::<K, W>(rows), &mut out[first..]);
@@ -351,18 +353,26 @@ impl Pass {
         scales: Option<(&[f32], usize)>,
         out: &mut [&mut [f32]],
     ) {
-        dispatch!(isa, t => t.run(|| self.store_all(epilogue, acc, scales, out)));
+        dispatch!(isa, t => t.work(Store { pass: self, epilogue, acc, scales, out }));
     }
+}
+
+/// What [`Pass::store`] does.
+struct Store<'a, 'o> {
+    pass: &'a Pass,
+    epilogue: Epilogue<'a>,
+    acc: &'a [f32],
+    scales: Option<(&'a [f32], usize)>,
+    out: &'a mut [&'o mut [f32]],
+}
+
+impl Work for Store<'_, '_> {
+    type Output = ();
 
     #[inline(always)]
-    fn store_all(
-        &self,
-        epilogue: Epilogue<'_>,
-        acc: &[f32],
-        scales: Option<(&[f32], usize)>,
-        out: &mut [&mut [f32]],
-    ) {
-        let &Self { tile_rows, panels, width, ref columns, before } = self;
+    fn work(self) {
+        let Self { pass, epilogue, acc, scales, out } = self;
+        let &Pass { tile_rows, panels, width, ref columns, before } = pass;
         let tile_len = tile_rows * width;
         for (tile, (acc, out)) in
             acc.chunks_exact(panels * tile_len).zip(out.chunks_mut(tile_rows)).enumerate()

@@ -8,7 +8,8 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use super::epilogue::Epilogue;
 use crate::Cpu;
 use crate::error::Result;
-use crate::isa::{Token, dispatch};
+use crate::isa::{Token, Work, dispatch};
+use crate::prefetch::prefetch;
 use crate::weights::{DenseWeights, FloatType, bf16_to_f32, f16_to_f32};
 
 /// With more rows panels pay.
@@ -17,6 +18,10 @@ pub(super) const MOST_ROWS: usize = 4;
 const COLUMNS_PER_TASK: usize = 64;
 /// Sums of one product: two vectors on AVX-512, whose additions overlap.
 const LANES: usize = 32;
+/// Times as many weights are made floats before rows meet them.
+const LINES: usize = 16;
+/// Bytes from what is read to what is asked for.
+const AHEAD: usize = 8 << 10;
 
 /// `out = epilogue(x * weights^T)` for up to [`MOST_ROWS`] rows; products are summed in the same order on every
 /// instruction set.
@@ -36,7 +41,7 @@ pub(super) fn multiply_dense(
     let rows = rows(x);
     by_columns(cpu, x.dim(), weights.rows(), out, epilogue, |first, products| {
         for i in 0..products[0].len() {
-            let sums = dispatch!(cpu.isa(), t => t.run(|| dots(&rows, weights, first + i)));
+            let sums = dispatch!(cpu.isa(), t => t.work(Dots { x: &rows, weights, row: first + i }));
             for (products, sum) in products.iter_mut().zip(sums) {
                 products[i] = sum;
             }
@@ -81,21 +86,41 @@ pub(super) fn by_columns(
     Ok(())
 }
 
+/// The bytes of one row of weights among those of all.
+#[derive(Clone, Copy)]
+struct Stored<'a> {
+    all: &'a [u8],
+    at: usize,
+    len: usize,
+}
+
 /// The products of the rows with one row of weights.
-#[inline(always)]
-fn dots(x: &[&[f32]], weights: &DenseWeights, row: usize) -> [f32; MOST_ROWS] {
-    let bytes = weights.row_bytes(row);
-    match weights.float_type() {
-        FloatType::F16 => by_rows::<2>(x, bytes, |b| f16_to_f32(u16::from_le_bytes(b).into())),
-        FloatType::Bf16 => by_rows::<2>(x, bytes, |b| bf16_to_f32(u16::from_le_bytes(b).into())),
-        FloatType::F32 => by_rows::<4>(x, bytes, f32::from_le_bytes),
+struct Dots<'a> {
+    x: &'a [&'a [f32]],
+    weights: &'a DenseWeights,
+    row: usize,
+}
+
+impl Work for Dots<'_> {
+    type Output = [f32; MOST_ROWS];
+
+    #[inline(always)]
+    fn work(self) -> Self::Output {
+        let Self { x, weights, row } = self;
+        let len = weights.row_bytes(row).len();
+        let bytes = Stored { all: weights.codes(), at: row * len, len };
+        match weights.float_type() {
+            FloatType::F16 => by_rows::<2>(x, bytes, |b| f16_to_f32(u16::from_le_bytes(b).into())),
+            FloatType::Bf16 => by_rows::<2>(x, bytes, |b| bf16_to_f32(u16::from_le_bytes(b).into())),
+            FloatType::F32 => by_rows::<4>(x, bytes, f32::from_le_bytes),
+        }
     }
 }
 
 #[inline(always)]
 fn by_rows<const SIZE: usize>(
     x: &[&[f32]],
-    weights: &[u8],
+    weights: Stored<'_>,
     value: impl Fn([u8; SIZE]) -> f32 + Copy,
 ) -> [f32; MOST_ROWS] {
     let mut all = [0.0; MOST_ROWS];
@@ -113,20 +138,34 @@ fn by_rows<const SIZE: usize>(
 #[inline(always)]
 fn sums<const ROWS: usize, const SIZE: usize>(
     x: [&[f32]; ROWS],
-    weights: &[u8],
+    weights: Stored<'_>,
     value: impl Fn([u8; SIZE]) -> f32 + Copy,
 ) -> [f32; ROWS] {
-    let (weights, _) = weights.as_chunks::<SIZE>();
-    let x = x.map(|x| &x[..weights.len()]);
+    let Stored { all, at, len } = weights;
+    let (weights, _) = all[at..at + len].as_chunks::<SIZE>();
     let mut sums = [[0.0f32; LANES]; ROWS];
     let (whole, rest) = weights.as_chunks::<LANES>();
-    for (i, weights) in whole.iter().enumerate() {
-        let weights = weights.map(value);
-        for (sums, x) in sums.iter_mut().zip(x) {
-            let x: &[f32; LANES] = x[i * LANES..].first_chunk().expect("as many inputs as weights");
+    let mut lines: [&[[f32; LANES]]; ROWS] = [&[]; ROWS];
+    for m in 0..ROWS {
+        lines[m] = &x[m].as_chunks().0[..whole.len()];
+    }
+    // loops, since what closures of arrays do would be left out of this instruction set's code
+    let mut values = [[0.0; LANES]; LINES];
+    for (part, weights) in whole.chunks(LINES).enumerate() {
+        for (line, (values, weights)) in values.iter_mut().zip(weights).enumerate() {
+            prefetch(all, at + AHEAD + (part * LINES + line) * LANES * SIZE);
             for lane in 0..LANES {
-                sums[lane] += x[lane] * weights[lane];
+                values[lane] = value(weights[lane]);
             }
+        }
+        for m in 0..ROWS {
+            let mut of_row = sums[m];
+            for (x, values) in lines[m][part * LINES..].iter().zip(&values[..weights.len()]) {
+                for lane in 0..LANES {
+                    of_row[lane] += x[lane] * values[lane];
+                }
+            }
+            sums[m] = of_row;
         }
     }
     for (sums, x) in sums.iter_mut().zip(x) {

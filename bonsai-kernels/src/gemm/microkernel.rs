@@ -24,6 +24,8 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
     /// Tiles of rows that one panel after the other meets, where it is not one tile after the other that meets all panels:
     /// so many that their inputs of a pass stay in the second-level cache.
     const TILES_BY_PANELS: Option<usize> = None;
+    /// Whether `multiply` itself begins sums where [`Tile::begins`] says so; otherwise they are zeros then.
+    const BEGINS: bool = false;
     /// Columns that pass by before the next tile of rows is prepared: as many as make `prepare_tile` cheap, as few as
     /// keep their panels in the second-level cache.
     const COLUMNS: usize;
@@ -109,4 +111,6 @@ pub(crate) struct Tile<'a, K: Microkernel<W>, W> {
     pub(crate) tiles: usize,
     /// From the sums of one tile to those of the next.
     pub(crate) acc_stride: usize,
+    /// Whether nothing was added to the sums so far.
+    pub(crate) begins: bool,
 }

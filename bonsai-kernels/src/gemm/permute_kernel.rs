@@ -98,6 +98,8 @@ const AHEAD: usize = 2;
 impl<W: PermutedWeights, F: TableRows> Microkernel<W> for PermuteKernel<F> {
     const NAME: &'static str = F::METHOD;
     const MR: usize = ROWS;
+    const ROWS: usize = 512;
+    const BEGINS: bool = true;
     // tables of a tile of rows serve so many columns, whose indices stay in the second-level cache
     const COLUMNS: usize = 3072;
     type Rows = F;
@@ -158,20 +160,26 @@ impl<W: PermutedWeights, F: TableRows> Microkernel<W> for PermuteKernel<F> {
 
     fn multiply(self, _: &W, tile: Tile<'_, Self, W>, inputs: Range<usize>, _: usize, acc: &mut [f32]) {
         let blocks = inputs.len().div_ceil(BLOCK);
-        let panels = tile.panels.chunks_exact(blocks * block_len::<W>());
+        let (block_len, tables_len) = (block_len::<W>(), Avx512Vnni::tables_len::<W::Patterns>());
+        let panels = tile.panels.chunks_exact(blocks * block_len);
         for (panel, acc) in panels.zip(acc.chunks_exact_mut(ROWS * WIDTH)) {
-            let tables = tile.operand.chunks_exact(Avx512Vnni::tables_len::<W::Patterns>());
-            let blocks = panel.chunks_exact(block_len::<W>()).zip(tables);
-            for (block, (panel, tables)) in (inputs.start / BLOCK..).zip(blocks) {
-                let (indices, scales) = panel.split_at(block_len::<W>() - WIDTH);
-                let (indices, scales) =
-                    (bytemuck::must_cast_slice(indices), bytemuck::must_cast_slice(scales));
-                let mut row_scales = None;
-                if !F::ROW_SCALE {
-                    let of_row = |m: usize| tile.rows.scales[m * tile.rows.scales_len + block];
-                    row_scales = Some(std::array::from_fn(of_row));
-                }
-                self.0.add_permuted::<W::Patterns>(tables, indices, scales, row_scales, acc);
+            let tables = |i: usize| &tile.operand[i * tables_len..][..tables_len];
+            let indices = |i: usize| bytemuck::must_cast_slice(&panel[i * block_len..][..block_len - WIDTH]);
+            let scales = |i: usize| bytemuck::must_cast_slice(&panel[(i + 1) * block_len - WIDTH..][..WIDTH]);
+            if F::ROW_SCALE && blocks == BLOCKS {
+                let each: [usize; BLOCKS] = std::array::from_fn(|i| i);
+                let (t, i, s) = (each.map(tables), each.map(indices), each.map(scales));
+                self.0.add_permuted::<W::Patterns, BLOCKS>(t, i, s, None, tile.begins, acc);
+                continue;
+            }
+            for i in 0..blocks {
+                let row_scales = (!F::ROW_SCALE).then(|| {
+                    let block = inputs.start / BLOCK + i;
+                    std::array::from_fn(|m| tile.rows.scales[m * tile.rows.scales_len + block])
+                });
+                let (t, s) = ([tables(i)], [scales(i)]);
+                let begins = tile.begins && i == 0;
+                self.0.add_permuted::<W::Patterns, 1>(t, [indices(i)], s, row_scales, begins, acc);
             }
         }
     }

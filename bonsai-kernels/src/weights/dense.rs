@@ -57,6 +57,12 @@ impl DenseWeights {
         self.decode(self.values.code(row, col))
     }
 
+    /// The stored floats of all rows, one behind the other.
+    #[inline(always)]
+    pub(crate) fn codes(&self) -> &[u8] {
+        self.values.as_slice()
+    }
+
     /// The stored floats of one row.
     #[inline(always)]
     pub(crate) fn row_bytes(&self, row: usize) -> &[u8] {

@@ -128,15 +128,19 @@ impl Scales {
     /// The bits of values `first`, `first + stride`, .., and how many there are of so many.
     #[inline(never)]
     fn bits(&self, first: usize, stride: usize) -> ([u32; LANES], usize) {
-        let (bytes, size) = (self.bytes.as_slice(), self.float_type.size());
-        let count = (self.len().saturating_sub(first)).div_ceil(stride.max(1)).min(LANES);
-        let mut bits = [0; LANES];
-        for (i, bits) in bits[..count].iter_mut().enumerate() {
-            let at = (first + i * stride) * size;
-            *bits = match size {
-                2 => u16::from_le_bytes([bytes[at], bytes[at + 1]]).into(),
-                _ => u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]),
-            };
+        let (bytes, mut bits, mut count) = (self.bytes.as_slice(), [0; LANES], 0);
+        macro_rules! fill {
+            ($values:expr, |$b:ident| $value:expr) => {{
+                let there = $values.get(first..).unwrap_or(&[]).iter().step_by(stride.max(1));
+                for (bits, $b) in bits.iter_mut().zip(there) {
+                    *bits = $value;
+                    count += 1;
+                }
+            }};
+        }
+        match self.float_type.size() {
+            2 => fill!(bytes.as_chunks::<2>().0, |b| u16::from_le_bytes(*b).into()),
+            _ => fill!(bytes.as_chunks::<4>().0, |b| u32::from_le_bytes(*b)),
         }
         (bits, count)
     }

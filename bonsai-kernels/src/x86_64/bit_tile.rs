@@ -12,25 +12,30 @@ macro_rules! each_group_size {
         // SAFETY: the token proves the instructions; the lengths were checked.
         unsafe {
             match $block.words {
-                1 => $body::<XZ, WZ, 1>($block, $panels, $acc.as_mut_ptr()),
-                2 => $body::<XZ, WZ, 2>($block, $panels, $acc.as_mut_ptr()),
-                4 => $body::<XZ, WZ, 4>($block, $panels, $acc.as_mut_ptr()),
+                1 => $body::<XZ, WZ, 1, false>($block, $panels, $acc.as_mut_ptr()),
+                2 => $body::<XZ, WZ, 2, false>($block, $panels, $acc.as_mut_ptr()),
+                4 if $block.carried && !XZ && !WZ => {
+                    $body::<XZ, WZ, 4, true>($block, $panels, $acc.as_mut_ptr())
+                }
+                4 => $body::<XZ, WZ, 4, false>($block, $panels, $acc.as_mut_ptr()),
                 words => unreachable!("no group of {words} words"),
             }
         }
     };
 }
 
-/// The same tile for vectors of `$lanes` words; `$count` counts the bits of a group's words, lane by lane.
+/// The same tile for vectors of `$lanes` words; `$count` counts the bits of a group's words, lane by lane, `$count_carried` those of
+/// [carried](BitTile::CARRIES) ones.
 macro_rules! bit_tile {
     (
         $token:ty, $multiply:ident, $features:literal, $vector:ty, $lanes:literal, $mr:literal, $vectors:literal,
-        $count:ident, $splat:ident, $load:ident, $and:ident, $masked_xor:ident, $xor:ident, $sub:ident, $to_float:ident,
+        $count:ident, $carries:literal, $count_carried:ident, $splat:ident, $load:ident, $and:ident, $masked_xor:ident, $xor:ident, $sub:ident, $to_float:ident,
         $load_float:ident, $store_float:ident, $splat_float:ident, $mul:ident, $add:ident, $fma:ident
     ) => {
         impl BitTile for $token {
             const MR: usize = $mr;
             const WIDTH: usize = $vectors * $lanes;
+            const CARRIES: bool = $carries;
 
             fn multiply<const XZ: bool, const WZ: bool>(self, block: BitBlock<'_>, acc: &mut [f32]) {
                 let panels = block.checked_panels::<XZ, WZ>(Self::MR, Self::WIDTH, acc);
@@ -41,7 +46,7 @@ macro_rules! bit_tile {
         /// # Safety
         /// `block` was checked for this tile and has groups of `WORDS` words and `panels` panels; `acc` holds as many tiles.
         #[target_feature(enable = $features)]
-        unsafe fn $multiply<const XZ: bool, const WZ: bool, const WORDS: usize>(
+        unsafe fn $multiply<const XZ: bool, const WZ: bool, const WORDS: usize, const CARRIED: bool>(
             block: BitBlock<'_>,
             panels: usize,
             acc: *mut f32,
@@ -90,13 +95,14 @@ macro_rules! bit_tile {
                                     (false, true) => line(WORDS + w, n),
                                     (false, false) => x[w],
                                 });
-                                let differ = $count(std::array::from_fn::<_, WORDS, _>(|w| {
+                                let differ = std::array::from_fn::<_, WORDS, _>(|w| {
                                     if XZ || WZ {
                                         $masked_xor(both[w], x[w], signs[n][w])
                                     } else {
                                         $xor(x[w], signs[n][w])
                                     }
-                                }));
+                                });
+                                let differ = if CARRIED { $count_carried(differ) } else { $count(differ) };
                                 let scale = $load_float(scales.add(n * $lanes));
                                 sums[n] = if XZ {
                                     let total = if WZ { $count(both) } else { $splat(total) };
@@ -111,7 +117,7 @@ macro_rules! bit_tile {
                     for (m, sums) in sums.iter().enumerate() {
                         for (n, &sum) in sums.iter().enumerate() {
                             let at = acc.add((m * NV + n) * $lanes);
-                            $store_float(at, $add($load_float(at), sum));
+                            $store_float(at, if block.begins { sum } else { $add($load_float(at), sum) });
                         }
                     }
                 }
@@ -123,12 +129,14 @@ macro_rules! bit_tile {
 bit_tile!(
     Avx512Vnni,
     multiply_avx512,
-    "avx512f,avx512vpopcntdq,popcnt",
+    "avx512f,avx512vpopcntdq,avx512vnni,popcnt",
     __m512i,
     16,
     6,
     2,
     count_avx512,
+    true,
+    count_carried_avx512,
     _mm512_set1_epi32,
     _mm512_loadu_si512,
     _mm512_and_si512,
@@ -152,6 +160,8 @@ bit_tile!(
     8,
     4,
     2,
+    count_avx2,
+    false,
     count_avx2,
     _mm256_set1_epi32,
     _mm256_loadu_si256,
@@ -185,6 +195,18 @@ fn count_avx512<const WORDS: usize>(words: [__m512i; WORDS]) -> __m512i {
         count = _mm512_add_epi32(count, _mm512_popcnt_epi32(word));
     }
     count
+}
+
+/// The bits of four words, lane by lane, the third of which is the exclusive or of the first two and one more, which counts too.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vpopcntdq,avx512vnni")]
+fn count_carried_avx512<const WORDS: usize>(words: [__m512i; WORDS]) -> __m512i {
+    let [a, b, sum, other] = *words.as_slice() else { unreachable!("{WORDS} words") };
+    // the entries of the truth table where `a` and `b` are set, or differ and `sum` is not set
+    let carry = _mm512_ternarylogic_epi32::<0b1101_0100>(a, b, sum);
+    let ones = _mm512_add_epi32(_mm512_popcnt_epi32(sum), _mm512_popcnt_epi32(other));
+    // counts of a word fit its lowest byte
+    _mm512_dpbusd_epi32(ones, _mm512_popcnt_epi32(carry), _mm512_set1_epi32(2))
 }
 
 #[inline]

@@ -413,29 +413,33 @@ impl Avx512Vnni {
         unsafe { lay_out::<P>(codes, block * 2 * P::WORDS, indices.as_mut_ptr().add(vector * LANES)) }
     }
 
-    /// `acc[m][n] += scales[n] / SCALE * sum_step tables[step][m][indices[step][n]]` over one block, times the scale of row `m` where
-    /// rows have some, exactly where the sums of magnitudes stay below 2^15. What stands behind `acc` is fetched, for the next call.
+    /// `acc[m][n] += scales[n] / SCALE * sum_step tables[step][m][indices[step][n]]` over one block after the other, times the scale
+    /// of row `m` where rows have some, exactly where the sums of magnitudes stay below 2^15; `=` where sums begin. What stands behind
+    /// `acc` is fetched, for the next call.
     ///
     /// # Panics
     /// When a slice is too short.
     #[inline(always)]
-    pub(crate) fn add_permuted<P: Patterns>(
+    pub(crate) fn add_permuted<P: Patterns, const BLOCKS: usize>(
         self,
-        tables: &[i16],
-        indices: &[u16],
-        scales: &[f32],
+        tables: [&[i16]; BLOCKS],
+        indices: [&[u16]; BLOCKS],
+        scales: [&[f32]; BLOCKS],
         row_scales: Option<[f32; ROWS]>,
+        begins: bool,
         acc: &mut [f32],
     ) {
-        assert!(tables.len() >= Self::tables_len::<P>(), "tables of a block");
-        assert!(indices.len() >= Self::indices_len::<P>(), "indices of a block");
-        assert!(scales.len() >= WIDTH && acc.len() >= ROWS * WIDTH, "a tile of sums, and scales");
-        let (tables, indices, scales) = (tables.as_ptr(), indices.as_ptr(), scales.as_ptr());
+        assert!(tables.iter().all(|t| t.len() >= Self::tables_len::<P>()), "tables of a block");
+        assert!(indices.iter().all(|i| i.len() >= Self::indices_len::<P>()), "indices of a block");
+        assert!(scales.iter().all(|s| s.len() >= WIDTH), "scales of a block");
+        assert!(acc.len() >= ROWS * WIDTH, "a tile of sums");
+        let (tables, indices) = (tables.map(<[_]>::as_ptr), indices.map(<[_]>::as_ptr));
+        let (scales, acc) = (scales.map(<[_]>::as_ptr), acc.as_mut_ptr());
         // SAFETY: the token proves the instructions; the lengths were checked.
         unsafe {
             match row_scales {
-                None => add::<P, false>(tables, indices, scales, [1.0; ROWS], acc.as_mut_ptr()),
-                Some(of_rows) => add::<P, true>(tables, indices, scales, of_rows, acc.as_mut_ptr()),
+                None => add::<P, BLOCKS, false>(tables, indices, scales, [1.0; ROWS], begins, acc),
+                Some(of_rows) => add::<P, BLOCKS, true>(tables, indices, scales, of_rows, begins, acc),
             }
         }
     }
@@ -586,33 +590,48 @@ unsafe fn lay_out<P: Patterns>(codes: &ColumnBytes<'_>, at: usize, indices: *mut
 }
 
 /// # Safety
-/// The CPU has the instructions; tables, indices, scales and sums are those of a block.
+/// The CPU has the instructions; tables, indices, scales and sums are those of so many blocks.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn add<P: Patterns, const ROW_SCALES: bool>(
-    tables: *const i16,
-    indices: *const u16,
-    scales: *const f32,
+unsafe fn add<P: Patterns, const BLOCKS: usize, const ROW_SCALES: bool>(
+    tables: [*const i16; BLOCKS],
+    indices: [*const u16; BLOCKS],
+    scales: [*const f32; BLOCKS],
     row_scales: [f32; ROWS],
+    begins: bool,
     acc: *mut f32,
 ) {
     let high_half = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
+    // zeros instead of what stands there
+    let kept = if begins { 0 } else { 0xffff };
     // SAFETY: as the caller promised.
     unsafe {
-        let sums = sums(P::STEPS, tables, indices, acc.wrapping_add(ROWS * WIDTH));
-        for (m, sums) in sums.into_iter().enumerate() {
-            for (n, sums) in sums.into_iter().enumerate() {
-                let at = acc.add(m * WIDTH + n * LANES);
+        let mut all = [[[_mm512_setzero_si512(); VECTORS]; ROWS]; BLOCKS];
+        for (i, of_block) in all.iter_mut().enumerate() {
+            let next = acc.wrapping_add(ROWS * WIDTH + i * P::STEPS * CACHE_LINE / size_of::<f32>());
+            *of_block = sums(P::STEPS, tables[i], indices[i], next);
+        }
+        for n in 0..VECTORS {
+            let mut of_columns = [[_mm512_setzero_ps(); 2]; BLOCKS];
+            for (of_block, scales) in of_columns.iter_mut().zip(scales) {
                 let scales = scales.add(n * LANES);
-                let halves = [_mm512_slli_epi32::<16>(sums), _mm512_and_si512(sums, high_half)];
-                for (half, sums) in halves.into_iter().enumerate() {
-                    let at = at.add(16 * half);
-                    let mut scale = _mm512_loadu_ps(scales.add(16 * half));
-                    if ROW_SCALES {
-                        scale = _mm512_mul_ps(scale, _mm512_set1_ps(row_scales[m]));
+                *of_block = [_mm512_loadu_ps(scales), _mm512_loadu_ps(scales.add(16))];
+            }
+            for m in 0..ROWS {
+                let at = acc.add(m * WIDTH + n * LANES);
+                let mut totals = [_mm512_maskz_loadu_ps(kept, at), _mm512_maskz_loadu_ps(kept, at.add(16))];
+                for (of_block, scales) in all.iter().zip(&of_columns) {
+                    let sums = of_block[m][n];
+                    let halves = [_mm512_slli_epi32::<16>(sums), _mm512_and_si512(sums, high_half)];
+                    for half in 0..2 {
+                        let mut scale = scales[half];
+                        if ROW_SCALES {
+                            scale = _mm512_mul_ps(scale, _mm512_set1_ps(row_scales[m]));
+                        }
+                        totals[half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[half]), scale, totals[half]);
                     }
-                    let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, _mm512_loadu_ps(at));
-                    _mm512_storeu_ps(at, sum);
                 }
+                _mm512_storeu_ps(at, totals[0]);
+                _mm512_storeu_ps(at.add(16), totals[1]);
             }
         }
     }
