@@ -29,22 +29,23 @@ impl Cost {
 
     /// A 3x3 convolution to `[h, w]` pixels while `held` bytes of feature maps are there, its result among them.
     fn conv(&mut self, held: u64, inputs: usize, outputs: usize, (h, w): (usize, usize)) {
-        self.buffers(held, inputs, outputs, (h, w));
+        self.buffers(held, TAPS, inputs, outputs, (h, w));
         self.work(TAPS, inputs, outputs, h * w);
     }
 
     /// The same of a picture whose pixels are doubled; `[h, w]` is the result.
     fn upsampling(&mut self, held: u64, channels: usize, (h, w): (usize, usize)) {
         // each computed pixel is four
-        self.buffers(held, channels, channels, (h / 2, w / 2));
+        self.buffers(held, 4 * FOLDED_TAPS, channels, channels, (h / 2, w / 2));
         self.work(FOLDED_TAPS, channels, channels, h * w);
     }
 
-    fn buffers(&mut self, held: u64, inputs: usize, outputs: usize, (h, w): (usize, usize)) {
+    fn buffers(&mut self, held: u64, taps: usize, inputs: usize, outputs: usize, (h, w): (usize, usize)) {
         // as stored and as reordered, of 16 bits
         let weights = 2 * 2 * inputs * outputs * TAPS;
         let scratch = conv2d::scratch_bytes(self.factors, inputs, h, w) * self.threads;
-        self.hold(held + (weights + scratch) as u64);
+        let panels = conv2d::panel_bytes(self.factors, inputs, outputs, taps);
+        self.hold(held + (weights + scratch + panels) as u64);
     }
 
     fn work(&mut self, taps: usize, inputs: usize, outputs: usize, pixels: usize) {

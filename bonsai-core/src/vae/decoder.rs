@@ -67,6 +67,8 @@ impl Decoder {
         // the convolution between the level before and this one, where it is still to be done
         let mut pending: Option<&Conv> = None;
         for (i, level) in self.levels.iter().enumerate() {
+            // panels of the wider layers before, for which there is less room from level to level
+            cx.cpu.release_buffers();
             let mut spare = None;
             for (j, resnet) in level.resnets.iter().enumerate() {
                 x = match pending.take() {

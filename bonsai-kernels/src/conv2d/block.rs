@@ -1,10 +1,9 @@
-use std::ops::Range;
-
 use ndarray::{ArrayView3, ArrayViewMut3, Axis};
 
 use super::Conv2d;
+use super::panels::{ColumnPanels, Panels};
 use super::plan::{Phase, Plan};
-use super::weights::{BLOCK, ConvWeights, Panel};
+use super::weights::ConvWeights;
 use crate::Cpu;
 use crate::activation::silu_all;
 use crate::aligned::AlignedBuf;
@@ -30,17 +29,17 @@ pub(super) struct BlockShape {
     stride: usize,
     before: usize,
     /// For each block of channels: its first word (of one pixel), its words, its first channel and its channels.
-    channel_blocks: Vec<ChannelBlock>,
+    pub(super) channel_blocks: Vec<ChannelBlock>,
     /// Words of one pixel.
-    words: usize,
+    pub(super) words: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct ChannelBlock {
+pub(super) struct ChannelBlock {
     first_word: usize,
-    words: usize,
-    first: usize,
-    channels: usize,
+    pub(super) words: usize,
+    pub(super) first: usize,
+    pub(super) channels: usize,
 }
 
 impl BlockShape {
@@ -77,7 +76,6 @@ pub(super) struct Scratch<N: Number> {
     input: AlignedBuf<N::Word>,
     /// For each pixel of the input, the inverse of what its values were multiplied with.
     units: Vec<f32>,
-    panel: AlignedBuf<N::Word>,
     /// `[pixels][panel width]`
     sums: AlignedBuf<f32>,
     pixel: Vec<f32>,
@@ -91,7 +89,6 @@ impl<N: Number> Scratch<N> {
         Ok(Self {
             input: cpu.buffer(shape.pixels() * shape.words)?,
             units: vec![1.0; shape.pixels()],
-            panel: cpu.buffer(DEPTH * width)?,
             sums: cpu.buffer((shape.rows * shape.columns).next_multiple_of(T::MR) * width)?,
             pixel: vec![0.0; weights.in_channels()],
             loaded: None,
@@ -141,6 +138,7 @@ impl<N: Number> Scratch<N> {
         t: T,
         plan: &Plan,
         shape: &BlockShape,
+        panels: &Panels<N>,
         first_channel: usize,
         mut out: ArrayViewMut3<'_, f32>,
     ) -> Result<()> {
@@ -155,12 +153,10 @@ impl<N: Number> Scratch<N> {
         let mut lines = lines(&mut out);
         let mut done = 0;
         while done < channels {
-            let first = first_channel + done;
-            // a panel lies in one block of stored weights
-            let left = (channels - done).min(BLOCK - first % BLOCK);
-            let panel_width = T::width_for(left);
-            let used = panel_width.min(left);
-            let bias = &conv.weights.bias()[first..first + used];
+            let of_columns = panels.of(first_channel + done);
+            let (panel_width, used) = (of_columns.width, of_columns.columns.len());
+            let bias = &conv.weights.bias()[of_columns.columns.clone()];
+            let mut words = panels.words(of_columns);
             for phase in &plan.phases {
                 // the outputs of computed pixels
                 let output = |i: usize| {
@@ -182,19 +178,7 @@ impl<N: Number> Scratch<N> {
                         }
                     }
                 };
-                let columns = first..first + used;
-                self.sum(
-                    conv.weights,
-                    cpu,
-                    t,
-                    plan,
-                    shape,
-                    phase,
-                    &pixels,
-                    columns,
-                    panel_width,
-                    &mut finish,
-                )?;
+                words = self.sum(cpu, t, plan, shape, phase, &pixels, of_columns, words, &mut finish)?;
             }
             done += used;
         }
@@ -299,42 +283,32 @@ impl<N: Number, T: Token> Work for LoadPixel<'_, N, T> {
 }
 
 impl<N: Number> Scratch<N> {
-    /// The sums of one phase for `columns` at all `pixels`, which `finish` takes tile by tile, from a pixel on; before, it hears
-    /// which come next.
+    /// The sums of one phase for some columns at all `pixels`, which `finish` takes tile by tile, from a pixel on; before, it hears
+    /// which come next. Of the panels it returns those of the next phases.
     #[expect(clippy::too_many_arguments, reason = "one step of `compute`")]
-    fn sum<T: DotTile<N>>(
+    fn sum<'p, T: DotTile<N>>(
         &mut self,
-        weights: &ConvWeights,
         cpu: &Cpu,
         t: T,
         plan: &Plan,
         shape: &BlockShape,
         phase: &Phase,
         pixels: &[usize],
-        columns: Range<usize>,
-        width: usize,
+        of_columns: &ColumnPanels,
+        mut panels: &'p [N::Word],
         finish: &mut impl FnMut(usize, Option<&[f32]>),
-    ) -> Result<()> {
-        let Self { input, units, panel, sums, .. } = self;
-        let of_columns = columns.start..columns.start + width;
-        let (scales, column) = (&plan.scales[of_columns.clone()], &plan.units[of_columns]);
+    ) -> Result<&'p [N::Word]> {
+        let Self { input, units, sums, .. } = self;
+        let width = of_columns.width;
+        let column = &plan.units[of_columns.columns.start..][..width];
         let (mut at, mut row, mut keep) = ([0; MAX_MR], [1.0; MAX_MR], [0.0; MAX_MR]);
         let mut left = shape.channel_blocks.len() * phase.taps.len();
         for block in &shape.channel_blocks {
-            let inputs = block.first..block.first + block.channels;
             let rows = &input[shape.pixels() * block.first_word..][..shape.pixels() * block.words];
             for tap in &phase.taps {
                 cpu.check()?;
-                let panel = &mut panel[..block.words * width];
-                t.work(Panel::<N> {
-                    weights,
-                    columns: columns.clone(),
-                    taps: &tap.sources,
-                    inputs: inputs.clone(),
-                    scales,
-                    width,
-                    panel,
-                });
+                let panel;
+                (panel, panels) = panels.split_at(block.words * width);
                 let offset = tap.y * shape.width + tap.x;
                 let last = left == 1;
                 left -= 1;
@@ -358,6 +332,6 @@ impl<N: Number> Scratch<N> {
                 keep = [1.0; MAX_MR];
             }
         }
-        Ok(())
+        Ok(panels)
     }
 }

@@ -2,6 +2,7 @@
 //! is a product of shifted pixels with a panel, over blocks of pixels that were padded and normalised on loading.
 
 mod block;
+mod panels;
 mod plan;
 mod weights;
 
@@ -10,10 +11,11 @@ use ndarray::{Array2, ArrayView3, ArrayViewMut3, Axis};
 pub use weights::ConvWeights;
 
 use crate::Cpu;
-use crate::dot::{DEPTH, DotPrecision, DotTile, MAX_MR, MAX_WIDTH, Number, with_dots};
+use crate::dot::{DotPrecision, DotTile, MAX_MR, MAX_WIDTH, Number, with_dots};
 use crate::error::Result;
 use crate::norm::ChannelAffine;
 use block::{BlockShape, Scratch};
+use panels::Panels;
 use plan::Plan;
 
 /// Where the pixels of a convolution come from and go to.
@@ -54,9 +56,11 @@ pub struct Conv2d<'a> {
 /// Pixels that one task computes, in each direction. Their input and sums stay in a second-level cache of 1 MiB.
 const BLOCK_ROWS: usize = 16;
 const BLOCK_COLUMNS: usize = 64;
+/// Columns of the narrowest panels.
+const NARROWEST: usize = 16;
 /// With fewer blocks than this, channels are split too, so that all threads have work.
 const MIN_TASKS: usize = 16;
-/// Output channels of one task then.
+/// Output channels of one task then, whole blocks of stored weights.
 const CHANNELS_PER_TASK: usize = 128;
 
 impl Conv2d<'_> {
@@ -157,12 +161,13 @@ impl Conv2d<'_> {
             }
         }
         let shape = BlockShape::new::<N>(self.weights, &plan, rows, columns);
+        let panels = Panels::new(cpu, t, self.weights, &plan, &shape)?;
         cpu.for_each(
             tasks,
             || Scratch::new::<T>(cpu, self.weights, &shape),
             |scratch, (origin, first_channel, out)| {
                 scratch.load(self, t, &shape, x, origin);
-                scratch.compute(self, cpu, t, &plan, &shape, first_channel, out)
+                scratch.compute(self, cpu, t, &plan, &shape, &panels, first_channel, out)
             },
         )
     }
@@ -172,7 +177,12 @@ impl Conv2d<'_> {
 pub fn scratch_bytes(precision: DotPrecision, in_channels: usize, height: usize, width: usize) -> usize {
     let (rows, columns) = (BLOCK_ROWS.min(height), BLOCK_COLUMNS.min(width));
     let pixel = in_channels.next_multiple_of(2) * precision.bytes() + 4;
-    (rows + 2) * (columns + 2) * pixel + 4 * (rows * columns + MAX_MR + DEPTH) * MAX_WIDTH
+    (rows + 2) * (columns + 2) * pixel + 4 * (rows * columns + MAX_MR) * MAX_WIDTH
+}
+
+/// Bytes of panels that all threads share while they convolve with so many taps, those of a folded kernel each for itself.
+pub fn panel_bytes(precision: DotPrecision, in_channels: usize, out_channels: usize, taps: usize) -> usize {
+    taps * in_channels.next_multiple_of(2) * out_channels.next_multiple_of(NARROWEST) * precision.bytes()
 }
 
 /// Parts of `view` of up to `len` along `axis`.

@@ -66,7 +66,7 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
     const MR: usize = T::MR;
     const ROWS: usize = 1536;
     const BEGINS: bool = true;
-    const COLUMNS: usize = 512;
+    const COLUMNS: usize = 1024;
     type Rows = F;
     type Operand = u32;
     /// See [`BitBlock::panels`].
@@ -74,7 +74,7 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
 
     fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
         let (rows_at_most, columns_at_most) =
-            (<Self as Microkernel<W>>::ROWS, 6 * <Self as Microkernel<W>>::COLUMNS);
+            (<Self as Microkernel<W>>::ROWS, 3 * <Self as Microkernel<W>>::COLUMNS);
         let tile = (T::MR, T::WIDTH);
         let blocking =
             Blocking { rows: rows_at_most, columns: columns_at_most, tile, laying_out: 160, building: 8 };

@@ -110,47 +110,25 @@ impl Work for Dots<'_> {
         let len = weights.row_bytes(row).len();
         let bytes = Stored { all: weights.codes(), at: row * len, len };
         match weights.float_type() {
-            FloatType::F16 => by_rows::<2>(x, bytes, |b| f16_to_f32(u16::from_le_bytes(b).into())),
-            FloatType::Bf16 => by_rows::<2>(x, bytes, |b| bf16_to_f32(u16::from_le_bytes(b).into())),
-            FloatType::F32 => by_rows::<4>(x, bytes, f32::from_le_bytes),
+            FloatType::F16 => sums::<2>(x, bytes, |b| f16_to_f32(u16::from_le_bytes(b).into())),
+            FloatType::Bf16 => sums::<2>(x, bytes, |b| bf16_to_f32(u16::from_le_bytes(b).into())),
+            FloatType::F32 => sums::<4>(x, bytes, f32::from_le_bytes),
         }
     }
 }
 
 #[inline(always)]
-fn by_rows<const SIZE: usize>(
+fn sums<const SIZE: usize>(
     x: &[&[f32]],
     weights: Stored<'_>,
-    value: impl Fn([u8; SIZE]) -> f32 + Copy,
+    value: impl Fn([u8; SIZE]) -> f32,
 ) -> [f32; MOST_ROWS] {
-    let mut all = [0.0; MOST_ROWS];
-    match *x {
-        [] => {}
-        [a] => all[..1].copy_from_slice(&sums::<1, SIZE>([a], weights, value)),
-        [a, b] => all[..2].copy_from_slice(&sums::<2, SIZE>([a, b], weights, value)),
-        [a, b, c] => all[..3].copy_from_slice(&sums::<3, SIZE>([a, b, c], weights, value)),
-        [a, b, c, d] => all = sums([a, b, c, d], weights, value),
-        _ => unreachable!("{} rows are more than a few", x.len()),
-    }
-    all
-}
-
-#[inline(always)]
-fn sums<const ROWS: usize, const SIZE: usize>(
-    x: [&[f32]; ROWS],
-    weights: Stored<'_>,
-    value: impl Fn([u8; SIZE]) -> f32 + Copy,
-) -> [f32; ROWS] {
     let Stored { all, at, len } = weights;
     let (weights, _) = all[at..at + len].as_chunks::<SIZE>();
-    let mut sums = [[0.0f32; LANES]; ROWS];
     let (whole, rest) = weights.as_chunks::<LANES>();
-    let mut lines: [&[[f32; LANES]]; ROWS] = [&[]; ROWS];
-    for m in 0..ROWS {
-        lines[m] = &x[m].as_chunks().0[..whole.len()];
-    }
-    // loops, since what closures of arrays do would be left out of this instruction set's code
+    let mut sums = [[0.0f32; LANES]; MOST_ROWS];
     let mut values = [[0.0; LANES]; LINES];
+    // loops, since what closures of arrays do would be left out of this instruction set's code
     for (part, weights) in whole.chunks(LINES).enumerate() {
         for (line, (values, weights)) in values.iter_mut().zip(weights).enumerate() {
             prefetch(all, at + AHEAD + (part * LINES + line) * LANES * SIZE);
@@ -158,20 +136,23 @@ fn sums<const ROWS: usize, const SIZE: usize>(
                 values[lane] = value(weights[lane]);
             }
         }
-        for m in 0..ROWS {
-            let mut of_row = sums[m];
-            for (x, values) in lines[m][part * LINES..].iter().zip(&values[..weights.len()]) {
+        for (sums, x) in sums.iter_mut().zip(x) {
+            let mut of_row = *sums;
+            let (x, _) = x[part * LINES * LANES..].as_chunks::<LANES>();
+            for (x, values) in x.iter().zip(&values[..weights.len()]) {
                 for lane in 0..LANES {
                     of_row[lane] += x[lane] * values[lane];
                 }
             }
-            sums[m] = of_row;
+            *sums = of_row;
         }
     }
-    for (sums, x) in sums.iter_mut().zip(x) {
+    let mut totals = [0.0; MOST_ROWS];
+    for ((total, sums), x) in totals.iter_mut().zip(&mut sums).zip(x) {
         for ((sum, x), weight) in sums.iter_mut().zip(&x[whole.len() * LANES..]).zip(rest) {
             *sum += x * value(*weight);
         }
+        *total = sums.iter().sum();
     }
-    sums.map(|lanes| lanes.iter().sum())
+    totals
 }

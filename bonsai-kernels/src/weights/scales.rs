@@ -113,13 +113,17 @@ impl Scales {
             // first all bits, one by one, then all values at once
             let (bits, count) = self.bits(first + i * LANES * stride, stride);
             let mut values = [0.0; LANES];
-            for (value, &bits) in values.iter_mut().zip(&bits) {
-                *value = self.multiplier
-                    * match self.float_type {
-                        FloatType::F16 => f16_to_f32(bits),
-                        FloatType::Bf16 => bf16_to_f32(bits),
-                        FloatType::F32 => f32::from_bits(bits),
-                    };
+            macro_rules! fill {
+                ($value:expr) => {
+                    for i in 0..LANES {
+                        values[i] = $value(bits[i]) * self.multiplier;
+                    }
+                };
+            }
+            match self.float_type {
+                FloatType::F16 => fill!(f16_to_f32),
+                FloatType::Bf16 => fill!(bf16_to_f32),
+                FloatType::F32 => fill!(f32::from_bits),
             }
             out.iter_mut().zip(&values[..count]).for_each(|(out, value)| *out = *value);
         }
