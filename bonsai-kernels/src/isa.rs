@@ -65,13 +65,13 @@ pub trait Token: Copy + Send + Sync + 'static {
         }
         bits.iter().fold(0, |word, bit| word | bit)
     }
-    /// Rows become columns.
+    /// Rows of words become columns.
     #[inline(always)]
-    fn turn(self, rows: &[[u32; 4]; 16]) -> [[u32; 16]; 4] {
+    fn turn(self, rows: &[&[u8; 16]; 16]) -> [[u32; 16]; 4] {
         let mut columns = [[0; 16]; 4];
         for (lane, row) in rows.iter().enumerate() {
-            for (column, &word) in columns.iter_mut().zip(row) {
-                column[lane] = word;
+            for (column, &word) in columns.iter_mut().zip(row.as_chunks().0) {
+                column[lane] = u32::from_le_bytes(word);
             }
         }
         columns
@@ -181,7 +181,7 @@ macro_rules! token {
                     $long(self).sign_bits_of(x)
                 }
                 #[inline(always)]
-                fn turn(self, rows: &[[u32; 4]; 16]) -> [[u32; 16]; 4] {
+                fn turn(self, rows: &[&[u8; 16]; 16]) -> [[u32; 16]; 4] {
                     $long(self).turned(rows)
                 }
             )?

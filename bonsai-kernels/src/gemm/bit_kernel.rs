@@ -66,7 +66,7 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
     const MR: usize = T::MR;
     const ROWS: usize = 1536;
     const BEGINS: bool = true;
-    const COLUMNS: usize = 1024;
+    const COLUMNS: usize = 512;
     type Rows = F;
     type Operand = u32;
     /// See [`BitBlock::panels`].
@@ -74,7 +74,7 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
 
     fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
         let (rows_at_most, columns_at_most) =
-            (<Self as Microkernel<W>>::ROWS, 3 * <Self as Microkernel<W>>::COLUMNS);
+            (<Self as Microkernel<W>>::ROWS, 6 * <Self as Microkernel<W>>::COLUMNS);
         let tile = (T::MR, T::WIDTH);
         let blocking =
             Blocking { rows: rows_at_most, columns: columns_at_most, tile, laying_out: 160, building: 8 };
@@ -124,12 +124,8 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
             return;
         }
         let words = inputs.start / 32..inputs.end.div_ceil(BLOCK) * BLOCK / 32;
-        for (m, operand) in operand.chunks_exact_mut(carried_len(inputs.len())).take(T::MR).enumerate() {
-            let row = &rows.rows[m * rows.row_len..][words.clone()];
-            for (from, to) in row.as_chunks::<4>().0.iter().zip(operand.as_chunks_mut::<4>().0) {
-                *to = *from;
-                to[2] ^= from[0] ^ from[1];
-            }
+        for (m, to) in operand.chunks_exact_mut(carried_len(inputs.len())).take(T::MR).enumerate() {
+            self.0.work(Carry { from: &rows.rows[m * rows.row_len..][words.clone()], to });
         }
     }
 
@@ -174,6 +170,28 @@ impl<T: BitTile, F: BitRows> BitKernel<T, F> {
     /// Whether [`BitTile::CARRIES`] applies to groups of 128 inputs.
     fn carried<W: BitCodes>(self, weights: &W) -> bool {
         T::CARRIES && !F::ZEROS && !W::ZEROS && weights.depth() == BLOCK
+    }
+}
+
+/// Makes words of signs [carried](BitBlock::carried) ones.
+struct Carry<'a> {
+    from: &'a [u32],
+    to: &'a mut [u32],
+}
+
+impl Work for Carry<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let Self { from, to } = self;
+        let (behind, to) = (from.len() - 2, &mut to[..from.len()]);
+        to[..2].copy_from_slice(&from[..2]);
+        let (first, second, third) = (&from[..behind], &from[1..][..behind], &from[2..]);
+        for (i, to) in to[2..].iter_mut().enumerate() {
+            let carried = if i % 4 == 0 { u32::MAX } else { 0 };
+            *to = third[i] ^ (first[i] ^ second[i]) & carried;
+        }
     }
 }
 

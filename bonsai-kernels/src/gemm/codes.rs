@@ -77,7 +77,14 @@ pub(crate) fn fetch_words<T: Token, W: Codes>(
     let (fours, left) = words.as_chunks_mut::<4>();
     let first_left = first_word + 4 * fours.len();
     for (i, words) in fours.iter_mut().enumerate() {
-        *words = t.turn(&rows.four_words(first_word + 4 * i));
+        let first = first_word + 4 * i;
+        *words = match rows.four_words(first) {
+            Some(four) => t.turn(&four),
+            None => {
+                let copies = rows.four_words_padded(first);
+                t.turn(&copies.each_ref())
+            }
+        };
     }
     rows.single_words(first_left, left);
 }
@@ -105,19 +112,24 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Four words of each row, where all of them are there.
     #[inline(never)]
-    fn four_words(&self, first: usize) -> [[u32; 4]; LANES] {
-        let mut four = [[0; 4]; LANES];
+    fn four_words(&self, first: usize) -> Option<[&'a [u8; 16]; LANES]> {
+        let mut four = [&[0; 16]; LANES];
         for (lane, four) in four.iter_mut().enumerate() {
-            let row = self.row(lane);
-            match row.get(4 * first..).and_then(|row| row.first_chunk::<16>()) {
-                Some(bytes) => {
-                    for (word, bytes) in four.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                        *word = u32::from_le_bytes(*bytes);
-                    }
-                }
-                None => four.iter_mut().enumerate().for_each(|(i, to)| *to = word(row, first + i)),
-            }
+            *four = self.row(lane).get(4 * first..)?.first_chunk()?;
+        }
+        Some(four)
+    }
+
+    /// The same with zeros for those that are not.
+    #[inline(never)]
+    fn four_words_padded(&self, first: usize) -> [[u8; 16]; LANES] {
+        let mut four = [[0; 16]; LANES];
+        for (lane, four) in four.iter_mut().enumerate() {
+            let there = self.row(lane).get(4 * first..).unwrap_or(&[]);
+            let len = there.len().min(four.len());
+            four[..len].copy_from_slice(&there[..len]);
         }
         four
     }

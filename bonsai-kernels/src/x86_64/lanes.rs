@@ -43,7 +43,7 @@ impl Avx512 {
 
     /// As [`Token::turn`](crate::isa::Token::turn).
     #[inline(always)]
-    pub(crate) fn turned(self, rows: &[[u32; 4]; 16]) -> [[u32; 16]; 4] {
+    pub(crate) fn turned(self, rows: &[&[u8; 16]; 16]) -> [[u32; 16]; 4] {
         // SAFETY: the token proves the instructions.
         unsafe { turn(rows) }
     }
@@ -51,10 +51,10 @@ impl Avx512 {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn turn(rows: &[[u32; 4]; 16]) -> [[u32; 16]; 4] {
+fn turn(rows: &[&[u8; 16]; 16]) -> [[u32; 16]; 4] {
     let mut parts = [_mm512_setzero_si512(); 4];
     for (first, part) in parts.iter_mut().enumerate() {
-        // SAFETY: as many words as a short vector has.
+        // SAFETY: as many bytes as a short vector has.
         let load = |row: usize| unsafe { _mm_loadu_si128(rows[row].as_ptr().cast()) };
         // rows `first`, `first + 4`, `first + 8`, `first + 12`
         let x = _mm512_castsi128_si512(load(first));
