@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ndarray::{Array2, s};
+use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::linear::{LinearKind, LinearShape, test_activations, test_weights};
 use super::{Ceiling, CeilingLoop};
@@ -136,11 +136,15 @@ pub fn measure(
     let weights = test_weights(kind, shape.n * copies, shape.k);
     let parts: Vec<Weights> =
         (0..copies).map(|i| weights.slice_rows(i * shape.n..(i + 1) * shape.n)).collect();
-    let x = test_activations(shape.m, shape.k);
-    let mut y = Array2::zeros((shape.m, shape.n));
+    // buffers of the kind that hold a model's activations
+    let (mut x, mut y) = (cpu.buffer(shape.m * shape.k)?, cpu.buffer(shape.m * shape.n)?);
+    x.copy_from_slice(test_activations(shape.m, shape.k).as_slice().expect("an array in standard order"));
     let mut multiply = |rows: usize| -> Result<()> {
+        let x = ArrayView2::from_shape((rows, shape.k), &x[..rows * shape.k]).expect("rows of inputs");
         for part in &parts {
-            matmul(&cpu, x.slice(s![..rows, ..]), part, y.slice_mut(s![..rows, ..]), Epilogue::Store)?;
+            let y = &mut y[..rows * shape.n];
+            let y = ArrayViewMut2::from_shape((rows, shape.n), y).expect("rows of outputs");
+            matmul(&cpu, x, part, y, Epilogue::Store)?;
         }
         Ok(())
     };

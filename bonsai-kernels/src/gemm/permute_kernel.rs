@@ -6,7 +6,9 @@ use super::rows::{Int16Rows, RowForm, WideInt8Rows};
 use crate::isa::{Avx512Vnni, Isa, Token, Work};
 use crate::prefetch::prefetch;
 use crate::weights::{BinaryWeights, Scales, TernaryWeights};
-use crate::x86_64::permute::{BLOCK, ColumnBytes, LANES, Patterns, ROWS, SCALE, Signs, Trits, WIDTH};
+use crate::x86_64::permute::{
+    BLOCK, ColumnBytes, LANES, Patterns, Permuted, ROWS, SCALE, Signs, Trits, WIDTH,
+};
 
 /// Integer activations times one-bit or ternary weights by tables in registers; sums over a block are the integers that
 /// tables in memory give, and products have the same bits.
@@ -119,7 +121,7 @@ impl<W: PermutedWeights, F: TableRows> Microkernel<W> for PermuteKernel<F> {
     }
 
     fn depth(self, _: &W) -> usize {
-        BLOCKS * BLOCK
+        if <W::Patterns as Patterns>::PAIRED { BLOCKS * BLOCK } else { BLOCK }
     }
 
     fn width(self, _: usize) -> usize {
@@ -166,10 +168,17 @@ impl<W: PermutedWeights, F: TableRows> Microkernel<W> for PermuteKernel<F> {
             let tables = |i: usize| &tile.operand[i * tables_len..][..tables_len];
             let indices = |i: usize| bytemuck::must_cast_slice(&panel[i * block_len..][..block_len - WIDTH]);
             let scales = |i: usize| bytemuck::must_cast_slice(&panel[(i + 1) * block_len - WIDTH..][..WIDTH]);
-            if F::ROW_SCALE && blocks == BLOCKS {
+            if F::ROW_SCALE && <W::Patterns as Patterns>::PAIRED && blocks == BLOCKS {
                 let each: [usize; BLOCKS] = std::array::from_fn(|i| i);
-                let (t, i, s) = (each.map(tables), each.map(indices), each.map(scales));
-                self.0.add_permuted::<W::Patterns, BLOCKS>(t, i, s, None, tile.begins, acc);
+                let blocks = Permuted {
+                    tables: each.map(tables),
+                    indices: each.map(indices),
+                    scales: each.map(scales),
+                    row_scales: None,
+                    first: 0,
+                    begins: tile.begins,
+                };
+                self.0.add_permuted::<W::Patterns, BLOCKS>(blocks, acc);
                 continue;
             }
             for i in 0..blocks {
@@ -177,9 +186,15 @@ impl<W: PermutedWeights, F: TableRows> Microkernel<W> for PermuteKernel<F> {
                     let block = inputs.start / BLOCK + i;
                     std::array::from_fn(|m| tile.rows.scales[m * tile.rows.scales_len + block])
                 });
-                let (t, s) = ([tables(i)], [scales(i)]);
-                let begins = tile.begins && i == 0;
-                self.0.add_permuted::<W::Patterns, 1>(t, [indices(i)], s, row_scales, begins, acc);
+                let block = Permuted {
+                    tables: [tables(i)],
+                    indices: [indices(i)],
+                    scales: [scales(i)],
+                    row_scales,
+                    first: i,
+                    begins: tile.begins && i == 0,
+                };
+                self.0.add_permuted::<W::Patterns, 1>(block, acc);
             }
         }
     }

@@ -29,6 +29,8 @@ const ENTRIES: usize = 32;
 /// Integers that a table is made from.
 const PARTS: usize = 8;
 const CACHE_LINE: usize = 64;
+/// Floats of a line.
+const LINE: usize = CACHE_LINE / size_of::<f32>();
 /// Tables whose parts are made at once.
 const AT_ONCE: usize = 4;
 /// The most 16-bit words of codes of a block.
@@ -42,6 +44,8 @@ pub(crate) trait Patterns: Copy + Send + Sync + 'static {
     const INPUTS: usize;
     /// Tables of a block.
     const STEPS: usize = BLOCK.div_ceil(Self::INPUTS);
+    /// Whether two blocks at once meet the sums: where their tables and indices leave the first-level cache room for those.
+    const PAIRED: bool;
     /// 16-bit words of codes of a block.
     const WORDS: usize = BLOCK * Self::BITS / 16;
     /// What each input counts in an entry of a table: -1, 0 or 1.
@@ -134,6 +138,7 @@ impl Signs {
 impl Patterns for Signs {
     const BITS: usize = 1;
     const INPUTS: usize = 5;
+    const PAIRED: bool = true;
     const COUNTS: [[i8; 5]; ENTRIES] = {
         let mut counts = [[-1; 5]; ENTRIES];
         let mut i = 0;
@@ -230,6 +235,7 @@ impl Trits {
 impl Patterns for Trits {
     const BITS: usize = 2;
     const INPUTS: usize = 3;
+    const PAIRED: bool = false;
     const COUNTS: [[i8; 5]; ENTRIES] = {
         let mut counts = [[0; 5]; ENTRIES];
         let mut entry = 0;
@@ -415,34 +421,44 @@ impl Avx512Vnni {
 
     /// `acc[m][n] += scales[n] / SCALE * sum_step tables[step][m][indices[step][n]]` over one block after the other, times the scale
     /// of row `m` where rows have some, exactly where the sums of magnitudes stay below 2^15; `=` where sums begin. What stands behind
-    /// `acc` is fetched, for the next call.
+    /// `acc` is fetched, for the next panel.
     ///
     /// # Panics
     /// When a slice is too short.
     #[inline(always)]
     pub(crate) fn add_permuted<P: Patterns, const BLOCKS: usize>(
         self,
-        tables: [&[i16]; BLOCKS],
-        indices: [&[u16]; BLOCKS],
-        scales: [&[f32]; BLOCKS],
-        row_scales: Option<[f32; ROWS]>,
-        begins: bool,
+        blocks: Permuted<'_, BLOCKS>,
         acc: &mut [f32],
     ) {
+        let Permuted { tables, indices, scales, .. } = &blocks;
         assert!(tables.iter().all(|t| t.len() >= Self::tables_len::<P>()), "tables of a block");
         assert!(indices.iter().all(|i| i.len() >= Self::indices_len::<P>()), "indices of a block");
         assert!(scales.iter().all(|s| s.len() >= WIDTH), "scales of a block");
         assert!(acc.len() >= ROWS * WIDTH, "a tile of sums");
-        let (tables, indices) = (tables.map(<[_]>::as_ptr), indices.map(<[_]>::as_ptr));
-        let (scales, acc) = (scales.map(<[_]>::as_ptr), acc.as_mut_ptr());
         // SAFETY: the token proves the instructions; the lengths were checked.
         unsafe {
-            match row_scales {
-                None => add::<P, BLOCKS, false>(tables, indices, scales, [1.0; ROWS], begins, acc),
-                Some(of_rows) => add::<P, BLOCKS, true>(tables, indices, scales, of_rows, begins, acc),
+            if blocks.row_scales.is_some() {
+                add::<P, BLOCKS, true>(&blocks, acc.as_mut_ptr());
+            } else {
+                add::<P, BLOCKS, false>(&blocks, acc.as_mut_ptr());
             }
         }
     }
+}
+
+/// Blocks of a tile of rows and a panel.
+pub(crate) struct Permuted<'a, const BLOCKS: usize> {
+    /// Of each block.
+    pub(crate) tables: [&'a [i16]; BLOCKS],
+    pub(crate) indices: [&'a [u16]; BLOCKS],
+    pub(crate) scales: [&'a [f32]; BLOCKS],
+    /// Of all blocks, where each has scales of its rows.
+    pub(crate) row_scales: Option<[f32; ROWS]>,
+    /// How many blocks of the pass come before.
+    pub(crate) first: usize,
+    /// Whether sums begin, whatever stands in their places.
+    pub(crate) begins: bool,
 }
 
 /// The words that bring the inputs of four tables to the front of 128 bits each.
@@ -593,27 +609,26 @@ unsafe fn lay_out<P: Patterns>(codes: &ColumnBytes<'_>, at: usize, indices: *mut
 /// The CPU has the instructions; tables, indices, scales and sums are those of so many blocks.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn add<P: Patterns, const BLOCKS: usize, const ROW_SCALES: bool>(
-    tables: [*const i16; BLOCKS],
-    indices: [*const u16; BLOCKS],
-    scales: [*const f32; BLOCKS],
-    row_scales: [f32; ROWS],
-    begins: bool,
+    blocks: &Permuted<'_, BLOCKS>,
     acc: *mut f32,
 ) {
     let high_half = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
     // zeros instead of what stands there
-    let kept = if begins { 0 } else { 0xffff };
+    let kept = if blocks.begins { 0 } else { 0xffff };
+    let row_scales = blocks.row_scales.unwrap_or([1.0; ROWS]);
     // SAFETY: as the caller promised.
     unsafe {
         let mut all = [[[_mm512_setzero_si512(); VECTORS]; ROWS]; BLOCKS];
         for (i, of_block) in all.iter_mut().enumerate() {
-            let next = acc.wrapping_add(ROWS * WIDTH + i * P::STEPS * CACHE_LINE / size_of::<f32>());
-            *of_block = sums(P::STEPS, tables[i], indices[i], next);
+            // a line with each step, so that two blocks reach the end of the next sums
+            let behind = (blocks.first + i) % 2 * (ROWS * WIDTH - P::STEPS * LINE);
+            let next = acc.wrapping_add(ROWS * WIDTH + behind);
+            *of_block = sums(P::STEPS, blocks.tables[i].as_ptr(), blocks.indices[i].as_ptr(), next);
         }
         for n in 0..VECTORS {
             let mut of_columns = [[_mm512_setzero_ps(); 2]; BLOCKS];
-            for (of_block, scales) in of_columns.iter_mut().zip(scales) {
-                let scales = scales.add(n * LANES);
+            for (of_block, scales) in of_columns.iter_mut().zip(&blocks.scales) {
+                let scales = scales.as_ptr().add(n * LANES);
                 *of_block = [_mm512_loadu_ps(scales), _mm512_loadu_ps(scales.add(16))];
             }
             for m in 0..ROWS {
