@@ -123,9 +123,11 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
         if !self.carried(weights) {
             return;
         }
-        let words = inputs.start / 32..inputs.end.div_ceil(BLOCK) * BLOCK / 32;
+        let words = inputs.len().div_ceil(BLOCK) * BLOCK / 32;
         for (m, to) in operand.chunks_exact_mut(carried_len(inputs.len())).take(T::MR).enumerate() {
-            self.0.work(Carry { from: &rows.rows[m * rows.row_len..][words.clone()], to });
+            // of what pads a row so much that whole vectors pass
+            let from = &rows.rows[m * rows.row_len + inputs.start / 32..][..words + ROW_PADDING];
+            self.0.work(Carry { from, to: &mut to[..2 + (words - 2).next_multiple_of(LANES)] });
         }
     }
 
@@ -185,10 +187,10 @@ impl Work for Carry<'_> {
     #[inline(always)]
     fn work(self) {
         let Self { from, to } = self;
-        let (behind, to) = (from.len() - 2, &mut to[..from.len()]);
         to[..2].copy_from_slice(&from[..2]);
-        let (first, second, third) = (&from[..behind], &from[1..][..behind], &from[2..]);
-        for (i, to) in to[2..].iter_mut().enumerate() {
+        let to = &mut to[2..];
+        let (first, second, third) = (&from[..to.len()], &from[1..][..to.len()], &from[2..][..to.len()]);
+        for (i, to) in to.iter_mut().enumerate() {
             let carried = if i % 4 == 0 { u32::MAX } else { 0 };
             *to = third[i] ^ (first[i] ^ second[i]) & carried;
         }
@@ -237,31 +239,44 @@ impl<T: Token, W: BitCodes> Work for LayOut<'_, T, W> {
             for first_lane in (0..width).step_by(LANES) {
                 fetch_words(t, weights, first_column + first_lane, first_input * W::BITS / 32, codes);
                 W::planes(codes, &mut signs[..words], &mut counts[..words]);
+                // bits beyond the end stand where activations have zeros
+                if valid_inputs < 32 * words {
+                    for w in 0..words {
+                        let valid = valid(W::PAIRED, valid_inputs, w);
+                        for (sign, count) in signs[w].iter_mut().zip(&mut counts[w]) {
+                            *sign &= valid;
+                            *count &= valid;
+                        }
+                    }
+                }
                 // what counts on this side alone
                 let mut totals = [if W::ZEROS { 0 } else { valid_inputs as u32 }; LANES];
-                for w in 0..words {
-                    // bits beyond the end stand where activations have zeros
-                    let whole = valid_inputs == 32 * words;
-                    let valid = if whole { u32::MAX } else { valid(W::PAIRED, valid_inputs, w) };
-                    for lane in 0..LANES {
-                        planes[w * width + first_lane + lane] = signs[w][lane] & valid;
-                        if W::ZEROS {
-                            let counts = counts[w][lane] & valid;
-                            planes[(words + w) * width + first_lane + lane] = counts;
-                            totals[lane] += counts.count_ones();
+                if W::ZEROS {
+                    for counts in &counts[..words] {
+                        for lane in 0..LANES {
+                            totals[lane] += counts[lane].count_ones();
                         }
                     }
                 }
                 if carried {
-                    for lane in first_lane..first_lane + LANES {
-                        planes[2 * width + lane] ^= planes[lane] ^ planes[width + lane];
+                    for lane in 0..LANES {
+                        signs[2][lane] ^= signs[0][lane] ^ signs[1][lane];
+                    }
+                }
+                let (lines, lane) = (planes.as_chunks_mut::<LANES>().0, first_lane / LANES);
+                let apart = width / LANES;
+                for w in 0..words {
+                    lines[w * apart + lane] = signs[w];
+                    if W::ZEROS {
+                        lines[(words + w) * apart + lane] = counts[w];
                     }
                 }
                 if !row_zeros {
+                    let scales = &mut scales.as_chunks_mut::<LANES>().0[lane];
+                    let starts = &mut starts.as_chunks_mut::<LANES>().0[lane];
                     for lane in 0..LANES {
-                        let scale = &mut scales[first_lane + lane];
-                        starts[first_lane + lane] += *scale * totals[lane] as f32;
-                        *scale *= -2.0;
+                        starts[lane] += scales[lane] * totals[lane] as f32;
+                        scales[lane] *= -2.0;
                     }
                 }
             }
