@@ -8,8 +8,6 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::error::{KernelError, Result};
-#[cfg(target_os = "linux")]
-use crate::huge;
 
 /// Alignment of every [`AlignedBuf`], in bytes.
 pub const ALIGN: usize = 64;
@@ -29,7 +27,7 @@ pub unsafe trait Allocator: Send + Sync {
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout);
 }
 
-/// Rust's global allocator; on Linux, mappings of their own for the largest buffers, in huge pages if the system gives them.
+/// Rust's global allocator.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemAllocator;
 
@@ -51,10 +49,6 @@ impl SystemAllocator {
 unsafe impl Allocator for SystemAllocator {
     fn allocate_zeroed(&self, layout: Layout) -> Option<NonNull<u8>> {
         assert!(layout.size() > 0);
-        #[cfg(target_os = "linux")]
-        if layout.size() >= huge::LEAST_BYTES {
-            return huge::allocate(layout.size());
-        }
         let (padded, align) = Self::padded(layout)?;
         // SAFETY: the size is not 0.
         let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(padded) })?;
@@ -69,12 +63,6 @@ unsafe impl Allocator for SystemAllocator {
     }
 
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        #[cfg(target_os = "linux")]
-        if layout.size() >= huge::LEAST_BYTES {
-            // SAFETY: `ptr` came from `allocate_zeroed`, which had it from there, and is given back once.
-            unsafe { huge::deallocate(ptr) };
-            return;
-        }
         let (padded, _) = Self::padded(layout).expect("this layout was allocated");
         // SAFETY: `ptr` came from `allocate_zeroed`, which wrote the distance before it and got `padded` from the
         // global allocator (contract of this method).
@@ -214,7 +202,7 @@ mod tests {
     #[test]
     fn buffers_are_aligned_and_zeroed() {
         let allocator: Arc<dyn Allocator> = Arc::new(SystemAllocator);
-        for len in [0, 1, 63, 1000, (32 << 20) / 4 + 3] {
+        for len in [0, 1, 63, 1000] {
             let buf = AlignedBuf::<f32>::zeroed(&allocator, len).unwrap();
             assert_eq!(buf.len(), len);
             assert!(buf.iter().all(|&v| v == 0.0));

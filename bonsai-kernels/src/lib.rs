@@ -39,8 +39,6 @@ mod cpu;
 mod dot;
 mod error;
 pub mod gemm;
-#[cfg(target_os = "linux")]
-mod huge;
 mod int_tile;
 mod isa;
 mod math;

@@ -259,8 +259,9 @@ impl<T: Token, W: BitCodes> Work for LayOut<'_, T, W> {
                     }
                 }
                 if carried {
+                    let [a, b, sum, _] = &mut signs;
                     for lane in 0..LANES {
-                        signs[2][lane] ^= signs[0][lane] ^ signs[1][lane];
+                        sum[lane] ^= a[lane] ^ b[lane];
                     }
                 }
                 let (lines, lane) = (planes.as_chunks_mut::<LANES>().0, first_lane / LANES);
