@@ -186,13 +186,15 @@ impl Work for Carry<'_> {
 
     #[inline(always)]
     fn work(self) {
+        /// Of words behind the first two, every fourth.
+        const CARRIED: [u32; 4] = [u32::MAX, 0, 0, 0];
         let Self { from, to } = self;
         to[..2].copy_from_slice(&from[..2]);
-        let to = &mut to[2..];
-        let (first, second, third) = (&from[..to.len()], &from[1..][..to.len()], &from[2..][..to.len()]);
-        for (i, to) in to.iter_mut().enumerate() {
-            let carried = if i % 4 == 0 { u32::MAX } else { 0 };
-            *to = third[i] ^ (first[i] ^ second[i]) & carried;
+        for (i, to) in to[2..].as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let words = &from[i * LANES..][..LANES + 2];
+            for lane in 0..LANES {
+                to[lane] = words[lane + 2] ^ (words[lane] ^ words[lane + 1]) & CARRIED[lane % 4];
+            }
         }
     }
 }
