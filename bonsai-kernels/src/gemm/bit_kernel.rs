@@ -237,7 +237,7 @@ impl<T: Token, W: BitCodes> Work for LayOut<'_, T, W> {
             let (planes, scales) = lines.split_at_mut(lines.len() - width);
             scales.fill(0);
             let scales: &mut [f32] = bytemuck::must_cast_slice_mut(scales);
-            weights.gather_scales(first_column, first_input / weights.group_size(), scales);
+            weights.gather_scales(t, first_column, first_input / weights.group_size(), scales);
             for first_lane in (0..width).step_by(LANES) {
                 fetch_words(t, weights, first_column + first_lane, first_input * W::BITS / 32, codes);
                 W::planes(codes, &mut signs[..words], &mut counts[..words]);

@@ -19,9 +19,9 @@ pub(crate) trait Codes: Sync {
     const BIASED: bool;
     fn group_size(&self) -> usize;
     /// The scales of one group for rows `first_row..`; what lies beyond the last row stays as it is.
-    fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]);
+    fn gather_scales<T: Token>(&self, t: T, first_row: usize, group: usize, out: &mut [f32]);
     /// The biases likewise, where there are any.
-    fn gather_biases(&self, first_row: usize, group: usize, out: &mut [f32]);
+    fn gather_biases<T: Token>(&self, t: T, first_row: usize, group: usize, out: &mut [f32]);
     /// The packed codes of all rows, each from a whole byte on.
     fn codes(&self) -> &[u8];
     /// Inputs.
@@ -78,13 +78,15 @@ pub(crate) fn fetch_words<T: Token, W: Codes>(
     let first_left = first_word + 4 * fours.len();
     for (i, words) in fours.iter_mut().enumerate() {
         let first = first_word + 4 * i;
-        *words = match rows.four_words(first) {
-            Some(four) => t.turn(&four),
+        let copies;
+        let four = match rows.four_words(first) {
+            Some(four) => four,
             None => {
-                let copies = rows.four_words_padded(first);
-                t.turn(&copies.each_ref())
+                copies = rows.four_words_padded(first);
+                copies.each_ref()
             }
         };
+        *words = t.turn(&four);
     }
     rows.single_words(first_left, left);
 }
@@ -155,12 +157,12 @@ macro_rules! codes {
                 self.group_size()
             }
             #[inline(always)]
-            fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]) {
-                self.gather_scales(first_row, group, out);
+            fn gather_scales<T: Token>(&self, t: T, first_row: usize, group: usize, out: &mut [f32]) {
+                self.gather_scales(t, first_row, group, out);
             }
             #[inline(always)]
-            fn gather_biases(&self, first_row: usize, group: usize, out: &mut [f32]) {
-                $gather_biases(self, first_row, group, out);
+            fn gather_biases<T: Token>(&self, t: T, first_row: usize, group: usize, out: &mut [f32]) {
+                $gather_biases(self, t, first_row, group, out);
             }
             #[inline(always)]
             fn codes(&self) -> &[u8] {
@@ -174,7 +176,7 @@ macro_rules! codes {
     };
 }
 
-fn no_biases<W>(_: &W, _: usize, _: usize, _: &mut [f32]) {}
+fn no_biases<W, T>(_: &W, _: T, _: usize, _: usize, _: &mut [f32]) {}
 
 codes!([] BinaryWeights, 1, 2, 1, false, no_biases);
 codes!([] TernaryWeights, 2, 1, 1, false, no_biases);

@@ -2,9 +2,8 @@ use std::ops::Range;
 
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::F32Rows;
-use crate::isa::Work;
 use crate::tile::{F32Tile, with_width};
-use crate::weights::{DenseWeights, ExpandF32, Weights, each_kind};
+use crate::weights::{ExpandF32, Weights, each_kind};
 
 /// Activations in f32, full or rounded: weights of any kind become f32 panels (scales included), tiles are f32 products.
 #[derive(Clone, Copy)]
@@ -46,12 +45,9 @@ impl<T: F32Tile, F: F32Rows> Microkernel<Weights> for F32Kernel<T, F> {
         inputs: Range<usize>,
         panel: &mut [f32],
     ) {
-        with_width!(width, LANES => match weights {
-            Weights::Dense(weights) => self.0.work(ExpandDense::<LANES> { weights, first_column, inputs, panel }),
-            weights => each_kind!(weights, w => {
-                self.0.run(|| w.expand::<LANES>(first_column, inputs, panel));
-            }),
-        });
+        with_width!(width, LANES => each_kind!(weights, w => {
+            self.0.run(|| w.expand::<LANES>(first_column, inputs, panel));
+        }));
     }
 
     fn prepare_tile(self, _: &Weights, _: TileRows<'_, f32>, _: Range<usize>, _: &mut [f32]) {}
@@ -69,23 +65,5 @@ impl<T: F32Tile, F: F32Rows> Microkernel<Weights> for F32Kernel<T, F> {
         for (panel, acc) in panels.zip(acc.chunks_exact_mut(T::MR * width)) {
             self.0.tile(width, inputs.len(), &rows[inputs.start..], row_len, panel, acc);
         }
-    }
-}
-
-/// Lays out the kind that every model has in its plain layers. The others, which meet this kernel at f32 alone, share code that
-/// knows no instruction set.
-struct ExpandDense<'a, const W: usize> {
-    weights: &'a DenseWeights,
-    first_column: usize,
-    inputs: Range<usize>,
-    panel: &'a mut [f32],
-}
-
-impl<const W: usize> Work for ExpandDense<'_, W> {
-    type Output = ();
-
-    #[inline(always)]
-    fn work(self) {
-        self.weights.expand::<W>(self.first_column, self.inputs, self.panel);
     }
 }

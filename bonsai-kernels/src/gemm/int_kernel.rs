@@ -233,8 +233,8 @@ impl<T: IntTile<F::Products>, F: IntRows, W: Codes> Work for ExpandGroup<'_, T, 
         let group = inputs.start / weights.group_size();
         floats.fill(0);
         let (scales, biases) = bytemuck::must_cast_slice_mut(floats).split_at_mut(width);
-        weights.gather_scales(first_column, group, scales);
-        weights.gather_biases(first_column, group, biases);
+        weights.gather_scales(tile, first_column, group, scales);
+        weights.gather_biases(tile, first_column, group, biases);
         // the words of a group, of at most 8 bits a code
         let mut words = [[0; LANES]; BLOCK * 8 / 32];
         let words = &mut words[..(inputs.len() * W::BITS).div_ceil(32)];

@@ -190,8 +190,8 @@ fn lay_out<P: Products, W: Codes>(
             let (tiles, floats) = panel;
             let group = inputs.start / weights.group_size();
             let (scales, biases) = floats.split_at_mut(COLUMNS);
-            weights.gather_scales(first_column, group, scales);
-            weights.gather_biases(first_column, group, biases);
+            weights.gather_scales(t, first_column, group, scales);
+            weights.gather_biases(t, first_column, group, biases);
             let tiles = tiles.as_chunks_mut::<TILE_WORDS>().0;
             let how = Digits { bits: W::BITS, step: W::STEP, zero };
             let mut words = [[0; LANES]; BLOCK * 8 / 32];

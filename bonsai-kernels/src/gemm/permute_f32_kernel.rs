@@ -111,7 +111,7 @@ impl<W: PermutedWeights> Work for LayOut<'_, W> {
                 columns.codes(start / BLOCK, |codes, block| {
                     t.lay_out_f32_indices::<W::Patterns>(codes, block, first / LANES, indices);
                 });
-                columns.scales(start, &mut bytemuck::must_cast_slice_mut(scales)[first..first + LANES]);
+                columns.scales(t, start, &mut bytemuck::must_cast_slice_mut(scales)[first..first + LANES]);
             }
         }
     }

@@ -54,7 +54,7 @@ pub(crate) trait PermutedWeights: Sync {
     fn cols(&self) -> usize;
     /// The scales of all groups of all rows, one row behind the other.
     fn scales(&self) -> &Scales;
-    fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]);
+    fn gather_scales<T: Token>(&self, t: T, first_row: usize, group: usize, out: &mut [f32]);
 }
 
 macro_rules! permuted_weights {
@@ -77,8 +77,8 @@ macro_rules! permuted_weights {
                 self.scales()
             }
             #[inline(always)]
-            fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]) {
-                self.gather_scales(first_row, group, out);
+            fn gather_scales<T: Token>(&self, t: T, first_row: usize, group: usize, out: &mut [f32]) {
+                self.gather_scales(t, first_row, group, out);
             }
         }
     };
@@ -230,7 +230,7 @@ impl<W: PermutedWeights> Work for LayOut<'_, W> {
                     t.lay_out_indices::<W::Patterns>(codes, block, first / LANES, indices);
                 });
                 let scales: &mut [f32] = &mut bytemuck::must_cast_slice_mut(scales)[first..first + LANES];
-                columns.scales(start, scales);
+                columns.scales(t, start, scales);
                 for scale in scales {
                     *scale *= SCALE;
                 }
@@ -282,9 +282,9 @@ impl<'a, W: PermutedWeights> Columns<'a, W> {
 
     /// Their scales of the group of this input, zeros behind the last column.
     #[inline(always)]
-    pub(super) fn scales(&self, input: usize, out: &mut [f32]) {
+    pub(super) fn scales<T: Token>(&self, t: T, input: usize, out: &mut [f32]) {
         out.fill(0.0);
-        self.weights.gather_scales(self.first, input / self.weights.group_size(), out);
+        self.weights.gather_scales(t, self.first, input / self.weights.group_size(), out);
     }
 }
 

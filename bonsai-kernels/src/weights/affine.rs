@@ -4,6 +4,7 @@ use super::expand::{Decode, ExpandF32, expand_codes};
 use super::grouped::{GroupedCodes, grouped_shape};
 use super::{Scales, SizeError};
 use crate::SharedBytes;
+use crate::isa::Token;
 
 /// `BITS`-bit codes with a scale and a bias for each `group_size` inputs of a row: `w = scale * code + bias`.
 #[derive(Debug, Clone)]
@@ -54,8 +55,8 @@ impl<const BITS: u32> AffineWeights<BITS> {
 
     /// As `gather_scales`.
     #[inline(always)]
-    pub(crate) fn gather_biases(&self, first_row: usize, group: usize, out: &mut [f32]) {
-        self.codes.gather(&self.biases, first_row, group, out);
+    pub(crate) fn gather_biases<T: Token>(&self, t: T, first_row: usize, group: usize, out: &mut [f32]) {
+        self.codes.gather(t, &self.biases, first_row, group, out);
     }
 
     pub(super) fn grouped(&self) -> &GroupedCodes {

@@ -3,6 +3,7 @@ use std::ops::Range;
 use super::codes::CodeRows;
 use super::{Scales, SizeError};
 use crate::SharedBytes;
+use crate::isa::Token;
 
 /// Codes with one scale for each group of a row's inputs: what binary, ternary and affine weights share.
 #[derive(Debug, Clone)]
@@ -53,9 +54,16 @@ impl GroupedCodes {
 
     /// The values of one group for rows `first_row..`; what lies beyond the last row stays as it is.
     #[inline(always)]
-    pub(super) fn gather(&self, values: &Scales, first_row: usize, group: usize, out: &mut [f32]) {
+    pub(super) fn gather<T: Token>(
+        &self,
+        t: T,
+        values: &Scales,
+        first_row: usize,
+        group: usize,
+        out: &mut [f32],
+    ) {
         let rows = self.rows().saturating_sub(first_row).min(out.len());
-        values.gather(self.group_index(first_row, group), self.groups(), &mut out[..rows]);
+        values.gather(t, self.group_index(first_row, group), self.groups(), &mut out[..rows]);
     }
 
     /// One value of `values`, which has one for each group, for `W` neighbouring rows; 0 beyond the last row.
@@ -121,9 +129,9 @@ macro_rules! grouped_shape {
 
         /// The scales of one group for rows `first_row..`; what lies beyond the last row stays as it is.
         #[inline(always)]
-        pub(crate) fn gather_scales(&self, first_row: usize, group: usize, out: &mut [f32]) {
+        pub(crate) fn gather_scales<T: $crate::isa::Token>(&self, t: T, first_row: usize, group: usize, out: &mut [f32]) {
             let codes = &self.$($field).+;
-            codes.gather(&codes.scales, first_row, group, out);
+            codes.gather(t, &codes.scales, first_row, group, out);
         }
 
         /// The scales of all groups, one row behind the other.

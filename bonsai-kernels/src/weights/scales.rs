@@ -1,6 +1,7 @@
 use super::SizeError;
 use super::half_float::{self, bf16_to_f32, f16_to_f32};
 use crate::SharedBytes;
+use crate::isa::{Token, Work};
 
 /// Values that are read at once.
 const LANES: usize = 16;
@@ -107,29 +108,19 @@ impl Scales {
     }
 
     /// Values `first`, `first + stride`, .. as many as `out` holds.
-    #[inline(always)]
-    pub(crate) fn gather(&self, first: usize, stride: usize, out: &mut [f32]) {
+    // one copy for each instruction set, not for each kernel and kind of weights
+    #[inline(never)]
+    pub(crate) fn gather<T: Token>(&self, t: T, first: usize, stride: usize, out: &mut [f32]) {
         for (i, out) in out.chunks_mut(LANES).enumerate() {
             // first all bits, one by one, then all values at once
             let (bits, count) = self.bits(first + i * LANES * stride, stride);
-            let mut values = [0.0; LANES];
-            macro_rules! fill {
-                ($value:expr) => {
-                    for i in 0..LANES {
-                        values[i] = $value(bits[i]) * self.multiplier;
-                    }
-                };
-            }
-            match self.float_type {
-                FloatType::F16 => fill!(f16_to_f32),
-                FloatType::Bf16 => fill!(bf16_to_f32),
-                FloatType::F32 => fill!(f32::from_bits),
-            }
+            let is_f16 = self.float_type == FloatType::F16;
+            let values = t.work(Values { bits: &bits, is_f16, multiplier: self.multiplier });
             out.iter_mut().zip(&values[..count]).for_each(|(out, value)| *out = *value);
         }
     }
 
-    /// The bits of values `first`, `first + stride`, .., and how many there are of so many.
+    /// The bits of values `first`, `first + stride`, .., those of a bf16 where a float has them, and how many there are of so many.
     #[inline(never)]
     fn bits(&self, first: usize, stride: usize) -> ([u32; LANES], usize) {
         let (bytes, mut bits, mut count) = (self.bytes.as_slice(), [0; LANES], 0);
@@ -142,9 +133,10 @@ impl Scales {
                 }
             }};
         }
-        match self.float_type.size() {
-            2 => fill!(bytes.as_chunks::<2>().0, |b| u16::from_le_bytes(*b).into()),
-            _ => fill!(bytes.as_chunks::<4>().0, |b| u32::from_le_bytes(*b)),
+        match self.float_type {
+            FloatType::F16 => fill!(bytes.as_chunks::<2>().0, |b| u16::from_le_bytes(*b).into()),
+            FloatType::Bf16 => fill!(bytes.as_chunks::<2>().0, |b| u32::from(u16::from_le_bytes(*b)) << 16),
+            FloatType::F32 => fill!(bytes.as_chunks::<4>().0, |b| u32::from_le_bytes(*b)),
         }
         (bits, count)
     }
@@ -189,5 +181,31 @@ impl Scales {
         let size = self.float_type.size();
         let bytes = self.bytes.slice(range.start * size..range.end * size);
         Self { bytes: bytes.expect("rows were checked against the matrix"), ..self.clone() }
+    }
+}
+/// Floats from bits of f16 or f32.
+struct Values<'a> {
+    bits: &'a [u32; LANES],
+    is_f16: bool,
+    multiplier: f32,
+}
+
+impl Work for Values<'_> {
+    type Output = [f32; LANES];
+
+    #[inline(always)]
+    fn work(self) -> Self::Output {
+        let Self { bits, is_f16, multiplier } = self;
+        let mut values = [0.0; LANES];
+        if is_f16 {
+            for i in 0..LANES {
+                values[i] = f16_to_f32(bits[i]) * multiplier;
+            }
+        } else {
+            for i in 0..LANES {
+                values[i] = f32::from_bits(bits[i]) * multiplier;
+            }
+        }
+        values
     }
 }
