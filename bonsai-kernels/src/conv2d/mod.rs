@@ -56,12 +56,13 @@ pub struct Conv2d<'a> {
 /// Pixels that one task computes, in each direction. Their input and sums stay in a second-level cache of 1 MiB.
 const BLOCK_ROWS: usize = 16;
 const BLOCK_COLUMNS: usize = 64;
-/// Columns of the narrowest panels.
+/// Columns of the narrowest panel of the widest vectors.
 const NARROWEST: usize = 16;
 /// With fewer blocks than this, channels are split too, so that all threads have work.
 const MIN_TASKS: usize = 16;
 /// Output channels of one task then, whole blocks of stored weights.
 const CHANNELS_PER_TASK: usize = 128;
+const _: () = assert!(CHANNELS_PER_TASK.is_multiple_of(weights::BLOCK), "panels begin where tasks do");
 
 impl Conv2d<'_> {
     /// `out = conv(x)`: `x` `[height, width, in_channels]`, contiguous; `out` of [`Sampling::output_size`] and
