@@ -14,7 +14,8 @@ use crate::Cpu;
 use crate::error::Result;
 use crate::isa::{Avx512Vnni, Token, Work};
 use crate::weights::FloatType;
-use crate::x86_64::permute::{BLOCK, ColumnBytes, LANES, Patterns, SCALE};
+use crate::x86_64::columns::ColumnBytes;
+use crate::x86_64::permute::{BLOCK, LANES, Patterns, SCALE};
 
 /// Vectors of columns of a pass.
 const VECTORS: usize = 4;

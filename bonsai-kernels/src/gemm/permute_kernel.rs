@@ -6,9 +6,8 @@ use super::rows::{Int16Rows, RowForm, WideInt8Rows};
 use crate::isa::{Avx512Vnni, Isa, Token, Work};
 use crate::prefetch::prefetch;
 use crate::weights::{BinaryWeights, Scales, TernaryWeights};
-use crate::x86_64::permute::{
-    BLOCK, ColumnBytes, LANES, Patterns, Permuted, ROWS, SCALE, Signs, Trits, WIDTH,
-};
+use crate::x86_64::columns::ColumnBytes;
+use crate::x86_64::permute::{BLOCK, LANES, Patterns, Permuted, ROWS, SCALE, Signs, Trits, WIDTH};
 
 /// Integer activations times one-bit or ternary weights by tables in registers; sums over a block are the integers that
 /// tables in memory give, and products have the same bits.

@@ -3,6 +3,7 @@
 pub(crate) mod amx;
 mod amx_dot;
 mod bit_tile;
+pub(crate) mod columns;
 mod dot;
 mod int_tile;
 mod lanes;

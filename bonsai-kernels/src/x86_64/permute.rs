@@ -7,9 +7,9 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
+use super::columns::{CACHE_LINE, ColumnBytes, MOST_WORDS, words, words_of};
 use crate::isa::Avx512Vnni;
 
 /// Rows of a tile.
@@ -28,14 +28,10 @@ pub(crate) const SCALE: f32 = 1.0 / 65536.0;
 const ENTRIES: usize = 32;
 /// Integers that a table is made from.
 const PARTS: usize = 8;
-const CACHE_LINE: usize = 64;
 /// Floats of a line.
 const LINE: usize = CACHE_LINE / size_of::<f32>();
 /// Tables whose parts are made at once.
 const AT_ONCE: usize = 4;
-/// The most 16-bit words of codes of a block.
-const MOST_WORDS: usize = 16;
-
 /// Which sums a table holds, and how codes of weights pick them.
 pub(crate) trait Patterns: Copy + Send + Sync + 'static {
     /// Bits of a weight's code.
@@ -272,45 +268,6 @@ impl Patterns for Trits {
     }
 }
 
-/// The bytes of up to 32 columns, as they are stored, one column behind the other.
-#[derive(Clone, Copy)]
-pub(crate) struct ColumnBytes<'a> {
-    first: *const u8,
-    /// Of each column.
-    len: usize,
-    count: usize,
-    bytes: PhantomData<&'a [u8]>,
-}
-
-impl<'a> ColumnBytes<'a> {
-    /// Columns `first..first + count` of those that stand in `bytes`, `len` bytes each; the last of them takes the place of those
-    /// beyond it.
-    ///
-    /// # Panics
-    /// When there is none, or they are not there.
-    #[inline(always)]
-    pub(crate) fn new(bytes: &'a [u8], len: usize, first: usize, count: usize) -> Self {
-        assert!((1..=LANES).contains(&count) && bytes.len() / len.max(1) >= first + count, "columns");
-        Self { first: bytes[first * len..].as_ptr(), len, count, bytes: PhantomData }
-    }
-
-    /// Bytes of each column.
-    #[inline(always)]
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Asks for `len` bytes, `ahead` bytes behind the first of these columns.
-    #[inline(always)]
-    fn fetch(&self, ahead: usize, len: usize) {
-        for at in (0..len).step_by(CACHE_LINE) {
-            let next = self.first.wrapping_add(ahead + at);
-            // SAFETY: every x86-64 CPU has the instruction, which faults nowhere.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(next.cast()) };
-        }
-    }
-}
-
 impl Avx512Vnni {
     /// Integers of the tables of one block of a tile, `[STEPS][ROWS][ENTRIES]`.
     pub(crate) const fn tables_len<P: Patterns>() -> usize {
@@ -497,69 +454,6 @@ unsafe fn build<P: Patterns, const APART: usize>(row: *const i16, tables: *mut i
             let parts = _mm512_broadcast_i32x4(_mm_load_si128(parts.add(step * PARTS).cast()));
             _mm512_storeu_si512(tables.add(step * APART * ENTRIES).cast(), P::table(parts));
         }
-    }
-}
-
-/// The first `count` 16-bit words of 32 columns, `len` bytes apart, 8 or 16 of them: word `i` of all columns in vector `i`. The
-/// others stay zero, one of them for steps that reach beyond the block.
-///
-/// # Safety
-/// The CPU has the instructions; each column has so many words.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn words(columns: *const u8, len: usize, count: usize) -> [__m512i; MOST_WORDS + 1] {
-    let mut words = [_mm512_setzero_si512(); MOST_WORDS + 1];
-    for part in 0..count / 8 {
-        // words of two columns side by side, sixteen apart; of columns 0, 4, 8 and 12 and their others in the first vector
-        let (mut low, mut high) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
-        for i in 0..4 {
-            let mut halves = [_mm512_setzero_si512(); 2];
-            for (half, all) in halves.iter_mut().enumerate() {
-                // SAFETY: each column has so many bytes.
-                unsafe {
-                    let of = |lane: usize| {
-                        _mm_loadu_si128(columns.add((16 * half + 4 * lane + i) * len + 16 * part).cast())
-                    };
-                    *all = _mm512_castsi128_si512(of(0));
-                    *all = _mm512_inserti32x4::<1>(*all, of(1));
-                    *all = _mm512_inserti32x4::<2>(*all, of(2));
-                    *all = _mm512_inserti32x4::<3>(*all, of(3));
-                }
-            }
-            low[i] = _mm512_unpacklo_epi16(halves[0], halves[1]);
-            high[i] = _mm512_unpackhi_epi16(halves[0], halves[1]);
-        }
-        for (i, [a, b, c, d]) in [low, high].into_iter().enumerate() {
-            let words = &mut words[8 * part + 4 * i..][..4];
-            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-            words[0] = _mm512_unpacklo_epi64(ab, cd);
-            words[1] = _mm512_unpackhi_epi64(ab, cd);
-            let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-            words[2] = _mm512_unpacklo_epi64(ab, cd);
-            words[3] = _mm512_unpackhi_epi64(ab, cd);
-        }
-    }
-    words
-}
-
-/// The same words, from byte `at` of all columns on, the last of which takes the place of those that are not there.
-///
-/// # Safety
-/// As above.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn words_of(codes: &ColumnBytes<'_>, at: usize, count: usize) -> [__m512i; MOST_WORDS + 1] {
-    let mut copies = [[MaybeUninit::<u8>::uninit(); 2 * MOST_WORDS]; LANES];
-    // SAFETY: as the caller promised; a copy has room for the most words.
-    unsafe {
-        if codes.count == LANES {
-            return words(codes.first.add(at), codes.len, count);
-        }
-        for (lane, copy) in copies.iter_mut().enumerate() {
-            let column = codes.first.add(lane.min(codes.count - 1) * codes.len + at);
-            column.copy_to_nonoverlapping(copy.as_mut_ptr().cast(), 2 * count);
-        }
-        words(copies.as_ptr().cast(), 2 * MOST_WORDS, count)
     }
 }
 

@@ -5,7 +5,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::permute::{BLOCK, ColumnBytes, LANES, Patterns, each_step, index, words_of};
+use super::columns::{ColumnBytes, words_of};
+use super::permute::{BLOCK, LANES, Patterns, each_step, index};
 use crate::isa::Avx512Vnni;
 
 /// Rows of a tile.
