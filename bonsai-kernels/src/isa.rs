@@ -281,10 +281,16 @@ fn level_1_data_cache() -> usize {
 
 #[cfg(target_arch = "x86_64")]
 impl Avx512Vnni {
-    /// Whether permutations of 16-bit words are single operations, two of which start in a cycle: so on AMD's CPUs, where
-    /// Intel's take two operations on the same port for each.
+    /// Whether permutations of 16-bit words are single operations, as many of which start in a cycle as of dot products: so on
+    /// AMD's CPUs, where Intel's take two operations on the same port for each.
     pub(crate) fn permutes_fast(self) -> bool {
         is_amd()
+    }
+
+    /// Whether the CPU works off 512-bit vectors by halves, as AMD's family 25 does (Zen 4, the first there with AVX-512).
+    pub(crate) fn halves_vectors(self) -> bool {
+        static HALVES: OnceLock<bool> = OnceLock::new();
+        *HALVES.get_or_init(|| is_amd() && family() == 25)
     }
 }
 
@@ -294,6 +300,19 @@ impl Avx512Bf16 {
     /// as long as the f32 instruction of the same width.
     pub fn is_fast(self) -> bool {
         is_amd()
+    }
+}
+
+/// The CPU's family, as its maker counts.
+#[cfg(target_arch = "x86_64")]
+fn family() -> u32 {
+    #[expect(unused_unsafe, reason = "unsafe only in older compilers")]
+    // SAFETY: every x86-64 CPU has this instruction.
+    let version = unsafe { std::arch::x86_64::__cpuid(1) }.eax;
+    // the second field counts on where the first is full
+    match version >> 8 & 15 {
+        15 => 15 + (version >> 20 & 255),
+        family => family,
     }
 }
 

@@ -212,6 +212,22 @@ register_loop!(zmm lookup_zmm, ".irp r,8,9,10,11,12,13,14,15,16,17,18,19,20,21,2
     vpermw zmm2,zmm0,zmm1
     vpaddsw zmm\\r,zmm\\r,zmm2
     .endr");
+// the same in pairs, where 512 bits are two halves
+register_loop!(zmm lookup_pairs_zmm, ".macro bonsai_lookup a,b
+    vpermw zmm2,zmm0,zmm1
+    vpermw zmm3,zmm0,zmm1
+    vpaddw zmm\\a,zmm\\a,zmm2
+    vpaddw zmm\\b,zmm\\b,zmm3
+    .endm
+    bonsai_lookup 8,9
+    bonsai_lookup 10,11
+    bonsai_lookup 12,13
+    bonsai_lookup 14,15
+    bonsai_lookup 16,17
+    bonsai_lookup 18,19
+    bonsai_lookup 20,21
+    bonsai_lookup 22,23
+    .purgem bonsai_lookup");
 // the same by bytes, where a look-up of words is two operations
 register_loop!(zmm lookup_vpermb_zmm, ".irp r,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23
     vpermb zmm2,zmm0,zmm1
@@ -266,7 +282,7 @@ tile_loop!(bf16_tiles, "tdpbf16ps");
 tile_loop!(int8_tiles, "tdpbssd");
 
 /// All loops; which of a ceiling is the fastest differs between makers.
-const LOOPS: [(Level, CeilingLoop); 20] = {
+const LOOPS: [(Level, CeilingLoop); 21] = {
     use Ceiling::*;
     use Level::*;
     [
@@ -292,6 +308,7 @@ const LOOPS: [(Level, CeilingLoop); 20] = {
         (Avx512Vnni, CeilingLoop::new(Lookup, "2 vpermb + adds zmm", 7 * 64 * 6, lookup_vbmi_zmm)),
         (Avx512Vnni, CeilingLoop::new(Lookup, "vpermb + vpaddsw zmm", 16 * 32 * 5, lookup_vpermb_zmm)),
         (Avx512, CeilingLoop::new(Lookup, "vpermw + vpaddsw zmm", 16 * 32 * 5, lookup_zmm)),
+        (Avx512, CeilingLoop::new(Lookup, "2 vpermw + 2 vpaddw zmm", 16 * 32 * 5, lookup_pairs_zmm)),
         (Avx2, CeilingLoop::new(Lookup, "2 vpshufb + adds ymm", 4 * 32 * 4, lookup_ymm)),
     ]
 };

@@ -151,10 +151,10 @@ impl<'a> Activations<'a> {
                     self.multiply(cpu, PermuteF32Kernel(t, Bf16Rows), w, columns, out, epilogue)
                 }
                 (P::Int16, _) => each_sign_kind!(weights, w => {
-                    self.multiply(cpu, PermuteKernel(t, Int16Rows), w, columns, out, epilogue)
+                    self.multiply(cpu, PermuteKernel::new(t, Int16Rows), w, columns, out, epilogue)
                 }),
                 _ => each_sign_kind!(weights, w => {
-                    self.multiply(cpu, PermuteKernel(t, WideInt8Rows), w, columns, out, epilogue)
+                    self.multiply(cpu, PermuteKernel::new(t, WideInt8Rows), w, columns, out, epilogue)
                 }),
             };
         }
@@ -583,8 +583,8 @@ pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) 
         return each_sign_kind!(weights, w => match precision {
             ActivationPrecision::F32 => describe(isa, precision, PermuteF32Kernel(t, PlainRows), w),
             ActivationPrecision::Bf16 => describe(isa, precision, PermuteF32Kernel(t, Bf16Rows), w),
-            ActivationPrecision::Int16 => describe(isa, precision, PermuteKernel(t, Int16Rows), w),
-            _ => describe(isa, precision, PermuteKernel(t, WideInt8Rows), w),
+            ActivationPrecision::Int16 => describe(isa, precision, PermuteKernel::new(t, Int16Rows), w),
+            _ => describe(isa, precision, PermuteKernel::new(t, WideInt8Rows), w),
         });
     }
     if let Some((vectors, numbers)) = tables(isa, precision, weights) {

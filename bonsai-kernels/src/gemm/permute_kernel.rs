@@ -1,3 +1,4 @@
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::driver::Blocking;
@@ -7,12 +8,22 @@ use crate::isa::{Avx512Vnni, Isa, Token, Work};
 use crate::prefetch::prefetch;
 use crate::weights::{BinaryWeights, Scales, TernaryWeights};
 use crate::x86_64::columns::ColumnBytes;
-use crate::x86_64::permute::{BLOCK, LANES, Patterns, Permuted, ROWS, SCALE, Signs, Trits, WIDTH};
+use crate::x86_64::permute::{Additions, BLOCK, LANES, Patterns, Permuted, ROWS, SCALE, Signs, Trits, WIDTH};
 
 /// Integer activations times one-bit or ternary weights by tables in registers; sums over a block are the integers that
 /// tables in memory give, and products have the same bits.
 #[derive(Clone, Copy)]
-pub(crate) struct PermuteKernel<F>(pub(crate) Avx512Vnni, pub(crate) F);
+pub(crate) struct PermuteKernel<F> {
+    t: Avx512Vnni,
+    additions: Additions,
+    rows: PhantomData<F>,
+}
+
+impl<F> PermuteKernel<F> {
+    pub(crate) fn new(t: Avx512Vnni, _: F) -> Self {
+        Self { t, additions: Additions::of(t), rows: PhantomData }
+    }
+}
 
 /// Rows of integers that tables are made of.
 pub(crate) trait TableRows: RowForm<Element = i16> {
@@ -143,7 +154,7 @@ impl<W: PermutedWeights, F: TableRows> Microkernel<W> for PermuteKernel<F> {
         inputs: Range<usize>,
         panel: &mut [u32],
     ) {
-        self.0.work(LayOut { t: self.0, weights, first_column, inputs, panel });
+        self.t.work(LayOut { t: self.t, weights, first_column, inputs, panel });
     }
 
     fn prepare_tile(self, _: &W, rows: TileRows<'_, i16>, inputs: Range<usize>, operand: &mut [i16]) {
@@ -155,7 +166,7 @@ impl<W: PermutedWeights, F: TableRows> Microkernel<W> for PermuteKernel<F> {
         }
         let blocks = operand.chunks_exact_mut(Avx512Vnni::tables_len::<W::Patterns>());
         for (tables, start) in blocks.zip(inputs.step_by(BLOCK)) {
-            self.0.build_tables::<W::Patterns>(&rows.rows[start..], rows.row_len, tables);
+            self.t.build_tables::<W::Patterns>(&rows.rows[start..], rows.row_len, tables);
         }
     }
 
@@ -176,8 +187,9 @@ impl<W: PermutedWeights, F: TableRows> Microkernel<W> for PermuteKernel<F> {
                     row_scales: None,
                     first: 0,
                     begins: tile.begins,
+                    additions: self.additions,
                 };
-                self.0.add_permuted::<W::Patterns, BLOCKS>(blocks, acc);
+                self.t.add_permuted::<W::Patterns, BLOCKS>(blocks, acc);
                 continue;
             }
             for i in 0..blocks {
@@ -192,8 +204,9 @@ impl<W: PermutedWeights, F: TableRows> Microkernel<W> for PermuteKernel<F> {
                     row_scales,
                     first: i,
                     begins: tile.begins && i == 0,
+                    additions: self.additions,
                 };
-                self.0.add_permuted::<W::Patterns, 1>(block, acc);
+                self.t.add_permuted::<W::Patterns, 1>(block, acc);
             }
         }
     }
@@ -365,8 +378,12 @@ mod tests {
                 let [mut want, mut got] = std::array::from_fn(|_| Array2::zeros((ROWS, n)));
                 rows.matmul(&cpu, &weights, want.view_mut(), Epilogue::Store).unwrap();
                 super::super::each_sign_kind!(&weights, w => {
-                    rows.multiply(&cpu, PermuteKernel(t, Int16Rows), w, n, got.view_mut(), Epilogue::Store).unwrap();
-                    assert_eq!(got, want, "{} {n}x{k}", weights.kind());
+                    for additions in [Additions::Saturating, Additions::Wrapping] {
+                        let kernel = PermuteKernel { additions, ..PermuteKernel::new(t, Int16Rows) };
+                        rows.multiply(&cpu, kernel, w, n, got.view_mut(), Epilogue::Store).unwrap();
+                        assert_eq!(got, want, "{} {n}x{k} {additions:?}", weights.kind());
+                        got.fill(0.0);
+                    }
                     for some in (1..=ROWS).filter(|&some| few_permuted::takes(some, w)) {
                         let (x, mut few) = (x.slice(s![..some, ..]), Array2::ones((some, n)));
                         few_permuted::multiply(&cpu, t, x, w, few.view_mut(), Epilogue::Add).unwrap();
@@ -376,6 +393,7 @@ mod tests {
             }
         }
     }
+
     /// Of numbers whose sums are exact, so that the order does not matter.
     #[test]
     fn tables_of_floats_in_registers_make_the_sums_of_tables_in_memory() {
@@ -400,6 +418,7 @@ mod tests {
             }
         }
     }
+
     #[test]
     fn codes_of_eight_bits_make_the_bits_of_tables_in_memory() {
         let Some(t) = Avx512Vnni::detect() else {
@@ -417,7 +436,7 @@ mod tests {
                     rows.matmul(&cpu, &weights, want.view_mut(), Epilogue::Store).unwrap();
                     super::super::each_sign_kind!(&weights, w => {
                         let out = got.view_mut();
-                        rows.multiply(&cpu, PermuteKernel(t, WideInt8Rows), w, n, out, Epilogue::Store).unwrap();
+                        rows.multiply(&cpu, PermuteKernel::new(t, WideInt8Rows), w, n, out, Epilogue::Store).unwrap();
                     });
                     assert_eq!(got, want, "{} {} {n}x{k}", precision.name(), weights.kind());
                 }

@@ -1,8 +1,9 @@
 //! Tables of sums in registers: for one row of activations and a few neighbouring inputs, all sums that their weights can make are
 //! 32 integers of 16 bits, one vector; the codes of 32 columns are another, and `vpermw` picks a sum for each.
 //!
-//! It suits CPUs where `vpermw` is one operation and two of them start in a cycle. Additions saturate, where nothing
-//! saturates, because those run beside permutations where wrapping ones compete with them.
+//! It suits CPUs where `vpermw` is one operation and as many of them start in a cycle as additions of the kind beside it. Those
+//! saturate, where nothing saturates, because saturating ones run beside permutations where wrapping ones compete with them; on CPUs
+//! that work off vectors by halves it is the other way round, if permutations and additions come in pairs ([`Additions`]).
 #![expect(unsafe_code, reason = "loads and stores of vectors, and registers that the compiler would spill")]
 
 use std::arch::asm;
@@ -416,6 +417,23 @@ pub(crate) struct Permuted<'a, const BLOCKS: usize> {
     pub(crate) first: usize,
     /// Whether sums begin, whatever stands in their places.
     pub(crate) begins: bool,
+    pub(crate) additions: Additions,
+}
+
+/// Which additions run best beside permutations; the sums are the same.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Additions {
+    /// One after each permutation.
+    Saturating,
+    /// Two after two permutations.
+    Wrapping,
+}
+
+impl Additions {
+    /// Those for this CPU.
+    pub(crate) fn of(t: Avx512Vnni) -> Self {
+        if t.halves_vectors() { Self::Wrapping } else { Self::Saturating }
+    }
 }
 
 /// The words that bring the inputs of four tables to the front of 128 bits each.
@@ -517,7 +535,8 @@ unsafe fn add<P: Patterns, const BLOCKS: usize, const ROW_SCALES: bool>(
             // a line with each step, so that two blocks reach the end of the next sums
             let behind = (blocks.first + i) % 2 * (ROWS * WIDTH - P::STEPS * LINE);
             let next = acc.wrapping_add(ROWS * WIDTH + behind);
-            *of_block = sums(P::STEPS, blocks.tables[i].as_ptr(), blocks.indices[i].as_ptr(), next);
+            *of_block =
+                sums(blocks.additions, P::STEPS, blocks.tables[i].as_ptr(), blocks.indices[i].as_ptr(), next);
         }
         for n in 0..VECTORS {
             let mut of_columns = [[_mm512_setzero_ps(); 2]; BLOCKS];
@@ -554,48 +573,60 @@ unsafe fn add<P: Patterns, const BLOCKS: usize, const ROW_SCALES: bool>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn sums(
+    additions: Additions,
     steps: usize,
     tables: *const i16,
     indices: *const u16,
     next: *const f32,
 ) -> [[__m512i; VECTORS]; ROWS] {
     macro_rules! pick {
-        ($sum:literal, $index:literal, $table:literal, $picked:literal) => {
-            concat!(
-                "vpermw zmm",
-                $picked,
-                ", zmm",
-                $index,
-                ", zmm",
-                $table,
-                "\n",
-                "vpaddsw zmm",
-                $sum,
-                ", zmm",
-                $sum,
-                ", zmm",
-                $picked,
-                "\n",
-            )
+        ($picked:literal = $table:literal[$index:literal]) => {
+            concat!("vpermw zmm", $picked, ", zmm", $index, ", zmm", $table, "\n")
+        };
+    }
+    macro_rules! plus {
+        ($add:literal, $sum:literal, $picked:literal) => {
+            concat!($add, " zmm", $sum, ", zmm", $sum, ", zmm", $picked, "\n")
         };
     }
     macro_rules! row {
-        ($row:literal, $table:literal: $a:literal $b:literal $c:literal $d:literal) => {
+        (saturating, $row:literal, $table:literal: $a:literal $b:literal $c:literal $d:literal) => {
             concat!(
                 "vmovdqu64 zmm",
                 $table,
                 ", [{tables} + 64 * ",
                 $row,
                 "]\n",
-                pick!($a, 24, $table, 30),
-                pick!($b, 25, $table, 31),
-                pick!($c, 26, $table, 30),
-                pick!($d, 27, $table, 31),
+                pick!(30 = $table[24]),
+                plus!("vpaddsw", $a, 30),
+                pick!(31 = $table[25]),
+                plus!("vpaddsw", $b, 31),
+                pick!(30 = $table[26]),
+                plus!("vpaddsw", $c, 30),
+                pick!(31 = $table[27]),
+                plus!("vpaddsw", $d, 31),
+            )
+        };
+        (wrapping, $row:literal, $table:literal: $a:literal $b:literal $c:literal $d:literal) => {
+            concat!(
+                "vmovdqu64 zmm",
+                $table,
+                ", [{tables} + 64 * ",
+                $row,
+                "]\n",
+                pick!(30 = $table[24]),
+                pick!(31 = $table[25]),
+                plus!("vpaddw", $a, 30),
+                plus!("vpaddw", $b, 31),
+                pick!(30 = $table[26]),
+                pick!(31 = $table[27]),
+                plus!("vpaddw", $c, 30),
+                plus!("vpaddw", $d, 31),
             )
         };
     }
     macro_rules! steps {
-        ($($number:literal $sum:tt $name:ident),*) => {{
+        ($kind:ident: $($number:literal $sum:tt $name:ident),*) => {{
             $(let $name: __m512i;)*
             // SAFETY: reads `steps` tables of each row and indices, as the caller promised, and prefetches, which never faults.
             unsafe {
@@ -607,12 +638,12 @@ unsafe fn sums(
                     "vmovdqu64 zmm25, [{indices} + 64]",
                     "vmovdqu64 zmm26, [{indices} + 128]",
                     "vmovdqu64 zmm27, [{indices} + 192]",
-                    row!(0, 28: 0 1 2 3),
-                    row!(1, 29: 4 5 6 7),
-                    row!(2, 28: 8 9 10 11),
-                    row!(3, 29: 12 13 14 15),
-                    row!(4, 28: 16 17 18 19),
-                    row!(5, 29: 20 21 22 23),
+                    row!($kind, 0, 28: 0 1 2 3),
+                    row!($kind, 1, 29: 4 5 6 7),
+                    row!($kind, 2, 28: 8 9 10 11),
+                    row!($kind, 3, 29: 12 13 14 15),
+                    row!($kind, 4, 28: 16 17 18 19),
+                    row!($kind, 5, 29: 20 21 22 23),
                     "prefetcht0 [{next}]",
                     "add {next}, 64",
                     "add {tables}, 384",
@@ -632,12 +663,19 @@ unsafe fn sums(
             [$($name),*]
         }};
     }
-    let sums: [__m512i; ROWS * VECTORS] = steps!(
-        0 "zmm0" s0, 1 "zmm1" s1, 2 "zmm2" s2, 3 "zmm3" s3, 4 "zmm4" s4, 5 "zmm5" s5,
-        6 "zmm6" s6, 7 "zmm7" s7, 8 "zmm8" s8, 9 "zmm9" s9, 10 "zmm10" s10, 11 "zmm11" s11,
-        12 "zmm12" s12, 13 "zmm13" s13, 14 "zmm14" s14, 15 "zmm15" s15, 16 "zmm16" s16, 17 "zmm17" s17,
-        18 "zmm18" s18, 19 "zmm19" s19, 20 "zmm20" s20, 21 "zmm21" s21, 22 "zmm22" s22, 23 "zmm23" s23
-    );
+    macro_rules! all_steps {
+        ($kind:ident) => {
+            steps!($kind:
+                0 "zmm0" s0, 1 "zmm1" s1, 2 "zmm2" s2, 3 "zmm3" s3, 4 "zmm4" s4, 5 "zmm5" s5,
+                6 "zmm6" s6, 7 "zmm7" s7, 8 "zmm8" s8, 9 "zmm9" s9, 10 "zmm10" s10, 11 "zmm11" s11,
+                12 "zmm12" s12, 13 "zmm13" s13, 14 "zmm14" s14, 15 "zmm15" s15, 16 "zmm16" s16, 17 "zmm17" s17,
+                18 "zmm18" s18, 19 "zmm19" s19, 20 "zmm20" s20, 21 "zmm21" s21, 22 "zmm22" s22, 23 "zmm23" s23)
+        };
+    }
+    let sums: [__m512i; ROWS * VECTORS] = match additions {
+        Additions::Saturating => all_steps!(saturating),
+        Additions::Wrapping => all_steps!(wrapping),
+    };
     let mut tile = [[_mm512_setzero_si512(); VECTORS]; ROWS];
     for (row, sums) in tile.iter_mut().zip(sums.as_chunks::<VECTORS>().0) {
         *row = *sums;
