@@ -125,9 +125,8 @@ impl<T: BitTile, F: BitRows, W: BitCodes> Microkernel<W> for BitKernel<T, F> {
         }
         let words = inputs.len().div_ceil(BLOCK) * BLOCK / 32;
         for (m, to) in operand.chunks_exact_mut(carried_len(inputs.len())).take(T::MR).enumerate() {
-            // of what pads a row so much that whole vectors pass
-            let from = &rows.rows[m * rows.row_len + inputs.start / 32..][..words + ROW_PADDING];
-            self.0.work(Carry { from, to: &mut to[..2 + (words - 2).next_multiple_of(LANES)] });
+            let from = &rows.rows[m * rows.row_len + inputs.start / 32..][..words];
+            self.0.work(Carry { from, to });
         }
     }
 
@@ -186,15 +185,10 @@ impl Work for Carry<'_> {
 
     #[inline(always)]
     fn work(self) {
-        /// Of words behind the first two, every fourth.
-        const CARRIED: [u32; 4] = [u32::MAX, 0, 0, 0];
         let Self { from, to } = self;
-        to[..2].copy_from_slice(&from[..2]);
-        for (i, to) in to[2..].as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let words = &from[i * LANES..][..LANES + 2];
-            for lane in 0..LANES {
-                to[lane] = words[lane + 2] ^ (words[lane] ^ words[lane + 1]) & CARRIED[lane % 4];
-            }
+        for (from, to) in from.as_chunks::<4>().0.iter().zip(to.as_chunks_mut::<4>().0) {
+            let [a, b, c, d] = *from;
+            *to = [a, b, a ^ b ^ c, d];
         }
     }
 }
