@@ -18,8 +18,9 @@ use bonsai_kernels::ceiling::{
 };
 use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
 use bonsai_kernels::gemm::{ActivationPrecision, Epilogue, kernel_name, matmul};
+use bonsai_kernels::norm::ChannelAffine;
 use bonsai_kernels::weights::{BinaryWeights, FloatType, Weights};
-use bonsai_kernels::{Cpu, Isa, RayonThreads};
+use bonsai_kernels::{Cpu, DotPrecision, Isa, RayonThreads};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::{Array2, Array3, ArrayView2};
 
@@ -125,12 +126,28 @@ fn naive(x: ArrayView2<'_, f32>, weights: &BinaryWeights, out: &mut Array2<f32>)
     }
 }
 
+/// Instruction sets and threads, each with the number formats that attention and convolutions can have there, and the ceiling of each.
+/// 16-bit integers reach half of `int8-dot` at most.
+fn dots() -> impl Iterator<Item = (Cpu, DotPrecision, Ceiling)> {
+    let formats = [
+        (ActivationPrecision::F32, DotPrecision::F32, Ceiling::F32Fma),
+        (ActivationPrecision::Bf16, DotPrecision::Bf16, Ceiling::Bf16Dot),
+        (ActivationPrecision::Int16, DotPrecision::Int16, Ceiling::Int8Dot),
+    ];
+    cpus().into_iter().flat_map(move |cpu| {
+        formats.into_iter().filter_map(move |(precision, format, ceiling)| {
+            let cpu = cpu.clone().with_precision(precision);
+            (DotPrecision::chosen(&cpu) == format).then_some((cpu, format, ceiling))
+        })
+    })
+}
+
 fn attend(c: &mut Criterion) {
     for tokens in [768, 1536, 4608] {
         let heads = Heads { query: 24, key_value: 24, dim: 128 };
         let macs = (2 * tokens * tokens * heads.query * heads.dim) as u64;
-        for cpu in cpus() {
-            compare(c, &format!("attention/{tokens}"), &cpu, Ceiling::Bf16Dot, macs, || {
+        for (cpu, format, ceiling) in dots() {
+            compare(c, &format!("attention/{}/{tokens}", format.name()), &cpu, ceiling, macs, || {
                 let x = test_activations(tokens, heads.query * heads.dim);
                 let mut y = Array2::zeros(x.dim());
                 let cpu = &cpu;
@@ -143,22 +160,33 @@ fn attend(c: &mut Criterion) {
     }
 }
 
+/// Convolutions of the decoder at 512x512, with the norm and SiLU before them; the last one doubles its input.
 fn convolve(c: &mut Criterion) {
-    for (size, channels) in [(64, 512), (256, 256), (512, 128)] {
-        let macs = (size * size * channels * channels * 9) as u64;
-        for cpu in cpus() {
-            compare(c, &format!("conv3x3/{size}x{size}x{channels}"), &cpu, Ceiling::Bf16Dot, macs, || {
+    const SAME: Sampling = Sampling::Same;
+    for (size, channels, sampling) in
+        [(64, 512, SAME), (256, 256, SAME), (512, 128, SAME), (128, 512, Sampling::UpsampleNearest)]
+    {
+        let (height, width) = sampling.output_size(size, size);
+        // the doubled input meets four kernels of 2x2
+        let taps = if sampling == SAME { 9 } else { 4 };
+        let macs = (height * width * channels * channels * taps) as u64;
+        for (cpu, format, ceiling) in dots() {
+            let name = format!("conv3x3/{}/{height}x{width}x{channels}", format.name());
+            compare(c, &name, &cpu, ceiling, macs, || {
                 let x = test_activations(size * size, channels).into_shape_with_order((size, size, channels));
                 let x = x.expect("as many values");
-                let mut y = Array3::zeros(x.dim());
+                let mut y = Array3::zeros((height, width, channels));
                 let values = vec![0x3c; channels * channels * 9 * 2];
                 let bias = vec![0.0; channels];
                 let weights =
                     ConvWeights::new(channels, channels, 3, FloatType::Bf16, &values, bias).expect("shape");
+                let [mean, bias_of_norm] = [0.0, 0.0].map(|value| vec![value; channels]);
+                let norm = ChannelAffine { mean, scale: vec![1.0; channels], bias: bias_of_norm };
+                let norm = (sampling == SAME).then_some(norm);
                 let cpu = &cpu;
                 move || {
-                    let conv =
-                        Conv2d { weights: &weights, sampling: Sampling::Same, norm_silu: None, add: false };
+                    let norm_silu = norm.as_ref();
+                    let conv = Conv2d { weights: &weights, sampling, norm_silu, add: false };
                     conv.run(cpu, x.view(), y.view_mut()).expect("memory");
                 }
             });
