@@ -12,7 +12,7 @@ use crate::x86_64::permute_f32::{ROWS, WIDTH};
 #[derive(Clone, Copy)]
 pub(crate) struct PermuteF32Kernel<F>(pub(crate) Avx512Vnni, pub(crate) F);
 
-/// Blocks of one pass over the sums.
+/// Blocks of one pass over the sums, if the first-level cache holds their tables.
 const BLOCKS: usize = 2;
 
 impl<W: PermutedWeights, F: F32Rows> Microkernel<W> for PermuteF32Kernel<F> {
@@ -36,7 +36,7 @@ impl<W: PermutedWeights, F: F32Rows> Microkernel<W> for PermuteF32Kernel<F> {
     }
 
     fn depth(self, _: &W) -> usize {
-        BLOCKS * BLOCK
+        if self.0.lower().holds_tables() { BLOCKS * BLOCK } else { BLOCK }
     }
 
     fn width(self, _: usize) -> usize {

@@ -18,6 +18,8 @@ const FLOATS: usize = 16;
 const VECTORS: usize = 4;
 /// Entries of a table.
 const ENTRIES: usize = 2 * FLOATS;
+/// No table has more inputs.
+const MOST: usize = 5;
 
 impl Avx512Vnni {
     /// Floats of the tables of one block of a tile, `[STEPS][ROWS][ENTRIES]`.
@@ -92,12 +94,26 @@ const fn counts<P: Patterns>(input: usize) -> [f32; ENTRIES] {
     counts
 }
 
+/// Inputs, from the first on, that count the same in both vectors of a table.
+const fn shared<P: Patterns>() -> usize {
+    let mut inputs = 0;
+    while inputs < P::INPUTS {
+        let mut entry = 0;
+        while entry < FLOATS {
+            if P::COUNTS[entry][inputs] != P::COUNTS[FLOATS + entry][inputs] {
+                return inputs;
+            }
+            entry += 1;
+        }
+        inputs += 1;
+    }
+    inputs
+}
+
 /// # Safety
 /// The CPU has the instructions; a block of inputs of each row is there, and room for the tables.
 #[target_feature(enable = "avx512f")]
 unsafe fn build<P: Patterns>(rows: *const f32, row_stride: usize, tables: *mut f32) {
-    /// No table has more inputs.
-    const MOST: usize = 5;
     let mut signs = [[_mm512_setzero_ps(); 2]; MOST];
     for (input, signs) in signs.iter_mut().enumerate().take(P::INPUTS) {
         let counts = counts::<P>(input);
@@ -106,22 +122,41 @@ unsafe fn build<P: Patterns>(rows: *const f32, row_stride: usize, tables: *mut f
     }
     for step in 0..P::STEPS {
         let first = step * P::INPUTS;
-        // the last step may reach beyond the block
-        let inputs = P::INPUTS.min(BLOCK - first);
         for m in 0..ROWS {
-            // SAFETY: inputs of the block of row `m`, and a table of two vectors.
+            // SAFETY: inputs of the block of row `m`, and a table of two vectors; the last step may reach beyond the block.
             unsafe {
                 let x = rows.add(m * row_stride + first);
-                let mut table = [_mm512_setzero_ps(); 2];
-                for (input, signs) in signs.iter().enumerate().take(inputs) {
-                    let x = _mm512_set1_ps(*x.add(input));
-                    table = [_mm512_fmadd_ps(x, signs[0], table[0]), _mm512_fmadd_ps(x, signs[1], table[1])];
-                }
                 let at = tables.add((step * ROWS + m) * ENTRIES);
-                _mm512_storeu_ps(at, table[0]);
-                _mm512_storeu_ps(at.add(FLOATS), table[1]);
+                if first + P::INPUTS <= BLOCK {
+                    table::<P>(x, P::INPUTS, &signs, at);
+                } else {
+                    table::<P>(x, BLOCK - first, &signs, at);
+                }
             }
         }
+    }
+}
+
+/// The table of `inputs` inputs, one added to another in their order.
+///
+/// # Safety
+/// The CPU has the instructions; the inputs are there, and room for two vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn table<P: Patterns>(x: *const f32, inputs: usize, signs: &[[__m512; 2]; MOST], at: *mut f32) {
+    let (mut low, mut high) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+    for (input, signs) in signs.iter().enumerate() {
+        if input < inputs {
+            // SAFETY: as the caller promised.
+            let x = _mm512_set1_ps(unsafe { *x.add(input) });
+            low = _mm512_fmadd_ps(x, signs[0], low);
+            high = if input < const { shared::<P>() } { low } else { _mm512_fmadd_ps(x, signs[1], high) };
+        }
+    }
+    // SAFETY: as above.
+    unsafe {
+        _mm512_storeu_ps(at, low);
+        _mm512_storeu_ps(at.add(FLOATS), high);
     }
 }
 
