@@ -147,8 +147,12 @@ impl ModelSizes {
         let double = tokens * (4 * square + 3 * hidden * mlp);
         let single = tokens * (hidden * (3 * hidden + 2 * mlp) + hidden * (hidden + mlp));
         let once = text * hidden * c.joint_attention_dim + steps * 17 * square;
-        let linears = once + steps * (c.num_layers * double + c.num_single_layers * single);
-        let attention = steps * (c.num_layers + c.num_single_layers) * 2 * tokens * tokens * hidden;
+        // the last block makes keys and values alone of the text
+        let unseen = if c.num_single_layers > 0 { text } else { 0 };
+        let spared = unseen * (hidden * (hidden + 2 * mlp) + hidden * (hidden + mlp));
+        let linears = once + steps * (c.num_layers * double + c.num_single_layers * single - spared);
+        let queries = (c.num_layers + c.num_single_layers) * tokens - unseen;
+        let attention = steps * 2 * queries * tokens * hidden;
         (bytes, mapped, ((linears + attention) as u64, linears as u64))
     }
 

@@ -197,7 +197,7 @@ impl DoubleStreamBlock {
         for (stream, rows, modulations) in &streams {
             stream.project(cx, c, s, rows.clone(), &modulations[0], block)?;
         }
-        joint_attention(cx.cpu, c, s, angles, None)?;
+        joint_attention(cx.cpu, c, s, 0..s.tokens(), angles, None)?;
         for (stream, rows, modulations) in streams {
             stream.finish(cx, c, s, rows, modulations, block)?;
         }
@@ -205,11 +205,13 @@ impl DoubleStreamBlock {
     }
 }
 
-/// `attn = softmax(q k^T / sqrt(head_dim)) v` over all tokens, q and k normed, if they are not yet, and rotated.
+/// `attn = softmax(q k^T / sqrt(head_dim)) v` over all tokens, q and k normed, if they are not yet, and rotated; for `rows` alone, the
+/// last ones.
 pub(super) fn joint_attention(
     cpu: &Cpu,
     c: &Flux2Config,
     s: &mut Scratch,
+    rows: Range<usize>,
     angles: &Rope,
     norms: Option<HeadNorms<'_>>,
 ) -> Result<()> {
@@ -217,6 +219,6 @@ pub(super) fn joint_attention(
     let heads = Heads { query: n, key_value: n, dim: c.attention_head_dim };
     let (cos, sin) = (angles.cos.view(), angles.sin.view());
     let rotation = Rotation { norms, cos, sin, pairs: RopePairs::Interleaved };
-    let (q, k, v) = (s.q.view(), s.k.view(), s.v.view());
-    Ok(attention_rotated(cpu, q, k, v, heads, Mask::None, &rotation, s.attn.view_mut())?)
+    let (q, k, v) = (s.q.rows(rows.clone()), s.k.view(), s.v.view());
+    Ok(attention_rotated(cpu, q, k, v, heads, Mask::None, &rotation, s.attn.rows_mut(rows))?)
 }

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use bonsai_kernels::attention::HeadNorms;
 use bonsai_kernels::gemm::Activations;
 use bonsai_kernels::norm::{layer_norm_modulate, rms_norm_heads};
@@ -39,12 +41,14 @@ impl SingleStreamBlock {
         })
     }
 
-    /// Updates `s.x`.
+    /// Updates `rows` of `s.x`, the last ones; the others, which still are keys and values, stay what they were.
+    #[expect(clippy::too_many_arguments, reason = "the step of the loop over blocks")]
     pub(super) fn forward(
         &self,
         cx: &mut Context<'_>,
         c: &Flux2Config,
         s: &mut Scratch,
+        rows: Range<usize>,
         modulation: &Modulation,
         angles: &Rope,
         block: usize,
@@ -53,7 +57,11 @@ impl SingleStreamBlock {
         let Modulation { shift, scale, gate } = modulation;
         layer_norm_modulate(cpu, s.x.view(), c.eps, shift, scale, s.norm.view_mut())?;
         let h = Activations::new(cpu, s.norm.view());
-        self.q.forward(cpu, &h, s.q.view_mut())?;
+        if rows.len() == s.tokens() {
+            self.q.forward(cpu, &h, s.q.view_mut())?;
+        } else {
+            self.q.apply(cpu, s.norm.rows(rows.clone()), s.q.rows_mut(rows.clone()))?;
+        }
         self.k.forward(cpu, &h, s.k.view_mut())?;
         self.v.forward(cpu, &h, s.v.view_mut())?;
         drop(h);
@@ -66,10 +74,10 @@ impl SingleStreamBlock {
                 cx.tap(format_args!("single_transformer_blocks.{block}.attn.{name}"), x.view());
             }
         }
-        joint_attention(cpu, c, s, angles, norms)?;
+        joint_attention(cpu, c, s, rows.clone(), angles, norms)?;
 
         // the wide part is made and used up in blocks of rows
-        for rows in chunks(0..s.tokens(), s.mlp_rows()) {
+        for rows in chunks(rows, s.mlp_rows()) {
             let n = rows.len();
             self.mlp.apply(cpu, s.norm.rows(rows.clone()), s.gate_up.rows_mut(0..n))?;
             let h = Activations::with_swiglu(cpu, s.attn.rows(rows.clone()), s.gate_up.rows(0..n));

@@ -69,7 +69,8 @@ pub fn attention(
     attention_in(cpu, DotPrecision::chosen(cpu), q, k, v, heads, mask, None, out)
 }
 
-/// [`attention`] of queries and keys as `rotation` turns them while they are read; `q` and `k` stay what they are.
+/// [`attention`] of queries and keys as `rotation` turns them while they are read; `q` and `k` stay what they are. With fewer queries
+/// than keys, which a causal mask does not allow, queries are those of the last tokens.
 ///
 /// # Errors
 /// As [`attention`].
@@ -119,6 +120,10 @@ pub fn attention_in(
     }
     if let Some(rotation) = rotation {
         rotation.check(q.nrows(), k.nrows(), heads);
+        assert!(
+            matches!(mask, Mask::None) || q.nrows() == k.nrows(),
+            "a causal mask sees the tokens of all queries"
+        );
     }
     with_dots!(cpu.isa(), precision, |t, N| attend::<N, _>(cpu, t, q, k, v, heads, mask, rotation, out))
 }
@@ -145,6 +150,7 @@ fn attend<N: Number, T: DotTile<N>>(
     let mut panels =
         Panels::<N> { words: cpu.spare(at_once * head_len)?, units: cpu.buffer(at_once * units_len)? };
     let split = heads.query * q.nrows() / MIN_TASKS;
+    let tokens_before = keys.saturating_sub(q.nrows());
     let queries_per_task = split.clamp(MIN_QUERIES_PER_TASK, QUERIES_PER_TASK).next_multiple_of(T::MR);
     for first_kv in (0..heads.key_value).step_by(at_once) {
         let kv_heads = at_once.min(heads.key_value - first_kv);
@@ -182,7 +188,8 @@ fn attend<N: Number, T: DotTile<N>>(
                 let query = |i: usize| &row_of(&q, first_query + i)[columns.clone()];
                 let words = &words[h / per_kv * head_len..][..head_len];
                 let units = &units[h / per_kv * units_len..][..units_len];
-                Queries { layout: &layout, mask, keys, first_query, rotation }
+                let first_token = tokens_before + first_query;
+                Queries { layout: &layout, mask, keys, first_query, first_token, rotation }
                     .attend(cpu, t, query, words, units, scratch, out)
             },
         )?;

@@ -12,7 +12,7 @@ use crate::rows::row_of;
 pub struct Rotation<'a> {
     /// The norms, unless queries and keys come normed.
     pub norms: Option<HeadNorms<'a>>,
-    /// `[tokens, dim / 2]`: an angle for each pair; of queries and keys alike, which are of the same tokens.
+    /// `[keys, dim / 2]`: an angle for each pair. Queries are those of the last tokens, or of all.
     pub cos: ArrayView2<'a, f32>,
     /// The same.
     pub sin: ArrayView2<'a, f32>,
@@ -41,7 +41,7 @@ pub(super) enum Side {
 impl Rotation<'_> {
     pub(super) fn check(&self, queries: usize, keys: usize, heads: Heads) {
         let Self { norms, cos, sin, .. } = self;
-        assert!(queries == keys && cos.nrows() == keys && cos.dim() == sin.dim(), "angles of the tokens");
+        assert!(queries <= keys && cos.nrows() == keys && cos.dim() == sin.dim(), "angles of the tokens");
         assert_eq!(2 * cos.ncols(), heads.dim, "angles of a head");
         if let Some(norms) = norms {
             assert!([norms.query.len(), norms.key.len()] == [heads.dim; 2], "lengths of the norms' weights");

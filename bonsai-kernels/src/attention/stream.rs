@@ -58,6 +58,8 @@ pub(super) struct Queries<'a, 'r> {
     pub(super) mask: Mask<'a>,
     pub(super) keys: usize,
     pub(super) first_query: usize,
+    /// The token of the first query, whose angles it has.
+    pub(super) first_token: usize,
     pub(super) rotation: Option<&'a Rotation<'r>>,
 }
 
@@ -119,7 +121,7 @@ impl Queries<'_, '_> {
                 prefetch_all(query(i + AHEAD));
             }
             let head = &mut scratch.head[..];
-            let x = turned(t, self.rotation, Side::Query, self.first_query + i, query(i), head);
+            let x = turned(t, self.rotation, Side::Query, self.first_token + i, query(i), head);
             let row = PackRow::<N, _> { token: t, x, out: &mut words[..layout.words] };
             *unit = t.work(row) * of_scores;
         }

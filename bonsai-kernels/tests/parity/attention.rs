@@ -4,7 +4,7 @@ use bonsai_kernels::attention::{self, HeadNorms, Heads, Mask, Rotation, attentio
 use bonsai_kernels::norm::rms_norm_heads;
 use bonsai_kernels::rope::{RopePairs, rope};
 use bonsai_kernels::{Cpu, DotPrecision, Isa};
-use ndarray::Array2;
+use ndarray::{Array2, s};
 
 use crate::{BF16_UNIT, Random, UNIT, dots};
 
@@ -222,6 +222,16 @@ fn heads_that_turn_while_they_are_read_meet_as_those_that_turned_before() {
                 let (x, y) = (q.view(), k.view());
                 attention_in(&cpu, precision, x, y, v, heads, mask, Some(&rotation), got.view_mut()).unwrap();
                 assert_eq!(got, want, "{} {precision:?} {heads:?}", isa.name());
+                if let Mask::None = mask {
+                    // of the last tokens alone
+                    let last = tokens / 3..;
+                    let mut got = got.slice_mut(s![last.clone(), ..]);
+                    got.fill(0.0);
+                    let x = x.slice(s![last.clone(), ..]);
+                    attention_in(&cpu, precision, x, y, v, heads, mask, Some(&rotation), got.view_mut())
+                        .unwrap();
+                    assert_eq!(got, want.slice(s![last, ..]), "{} {precision:?} {heads:?}", isa.name());
+                }
             }
         }
     }
