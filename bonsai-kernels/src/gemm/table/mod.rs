@@ -18,7 +18,7 @@ use super::rows::BLOCK;
 use crate::Cpu;
 use crate::aligned::AlignedBuf;
 use crate::error::Result;
-use crate::isa::{Isa, Token, Work, dispatch};
+use crate::isa::{Isa, Token, Vectors, Work};
 use crate::table::{Alphabet, Columns, TableTile, Totals, entries, pass_inputs};
 use codes::LayOut;
 pub(super) use codes::TableWeights;
@@ -189,7 +189,14 @@ impl Stored<'_> {
     // one copy is enough for all kernels
     #[inline(never)]
     fn store(self, isa: Isa) {
-        dispatch!(isa, t => t.work(self));
+        match isa.vectors() {
+            Vectors::Portable(t) => t.work(self),
+            #[cfg(target_arch = "x86_64")]
+            Vectors::Avx2(t) => t.work(self),
+            // where there are scatters, the compiler turns numbers over one by one
+            #[cfg(target_arch = "x86_64")]
+            Vectors::Avx512(t) => t.lower().work(self),
+        }
     }
 }
 
