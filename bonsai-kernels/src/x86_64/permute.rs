@@ -530,13 +530,14 @@ unsafe fn add<P: Patterns, const BLOCKS: usize, const ROW_SCALES: bool>(
     let row_scales = blocks.row_scales.unwrap_or([1.0; ROWS]);
     // SAFETY: as the caller promised.
     unsafe {
-        let mut all = [[[_mm512_setzero_si512(); VECTORS]; ROWS]; BLOCKS];
+        // not zeros first, which would take as long as a few steps
+        let mut all = [const { MaybeUninit::<[[__m512i; VECTORS]; ROWS]>::uninit() }; BLOCKS];
         for (i, of_block) in all.iter_mut().enumerate() {
             // a line with each step, so that two blocks reach the end of the next sums
             let behind = (blocks.first + i) % 2 * (ROWS * WIDTH - P::STEPS * LINE);
             let next = acc.wrapping_add(ROWS * WIDTH + behind);
-            *of_block =
-                sums(blocks.additions, P::STEPS, blocks.tables[i].as_ptr(), blocks.indices[i].as_ptr(), next);
+            let (tables, indices) = (blocks.tables[i].as_ptr(), blocks.indices[i].as_ptr());
+            of_block.write(sums(blocks.additions, P::STEPS, tables, indices, next));
         }
         for n in 0..VECTORS {
             let mut of_columns = [[_mm512_setzero_ps(); 2]; BLOCKS];
@@ -548,7 +549,7 @@ unsafe fn add<P: Patterns, const BLOCKS: usize, const ROW_SCALES: bool>(
                 let at = acc.add(m * WIDTH + n * LANES);
                 let mut totals = [_mm512_maskz_loadu_ps(kept, at), _mm512_maskz_loadu_ps(kept, at.add(16))];
                 for (of_block, scales) in all.iter().zip(&of_columns) {
-                    let sums = of_block[m][n];
+                    let sums = of_block.assume_init_ref()[m][n];
                     let halves = [_mm512_slli_epi32::<16>(sums), _mm512_and_si512(sums, high_half)];
                     for half in 0..2 {
                         let mut scale = scales[half];
