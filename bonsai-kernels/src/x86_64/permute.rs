@@ -545,7 +545,7 @@ unsafe fn add<P: Patterns, const BLOCKS: usize, const ROW_SCALES: bool>(
                 let scales = scales.as_ptr().add(n * LANES);
                 *of_block = [_mm512_loadu_ps(scales), _mm512_loadu_ps(scales.add(16))];
             }
-            for m in 0..ROWS {
+            for (m, &row_scale) in row_scales.iter().enumerate() {
                 let at = acc.add(m * WIDTH + n * LANES);
                 let mut totals = [_mm512_maskz_loadu_ps(kept, at), _mm512_maskz_loadu_ps(kept, at.add(16))];
                 for (of_block, scales) in all.iter().zip(&of_columns) {
@@ -554,7 +554,7 @@ unsafe fn add<P: Patterns, const BLOCKS: usize, const ROW_SCALES: bool>(
                     for half in 0..2 {
                         let mut scale = scales[half];
                         if ROW_SCALES {
-                            scale = _mm512_mul_ps(scale, _mm512_set1_ps(row_scales[m]));
+                            scale = _mm512_mul_ps(scale, _mm512_set1_ps(row_scale));
                         }
                         totals[half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(halves[half]), scale, totals[half]);
                     }
