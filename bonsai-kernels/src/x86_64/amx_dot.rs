@@ -39,7 +39,7 @@ unsafe fn multiply(dot: &Dot<'_, u32>, sums: *mut f32, stride: usize) {
     let (whole, rest) = (depth / STEP * STEP, depth % STEP);
     // rows that do not stand evenly, and words that fill no step
     let mut gathered = [MaybeUninit::<[u32; DEPTH]>::uninit(); ROWS];
-    let mut tail = [[0; MOST_BLOCKS * COLUMNS]; STEP];
+    let mut tail = MaybeUninit::<[[u32; MOST_BLOCKS * COLUMNS]; STEP]>::uninit();
     let mut tiles = [const { MaybeUninit::<Sums>::uninit() }; MOST_BLOCKS];
     // SAFETY: rows begin inside the slice and have `depth` words, of which `gathered` holds all, with zeros up to a whole
     // step; so does `tail` for the panel. Tiles are configured before they are used and given back after, and nothing in
@@ -54,8 +54,13 @@ unsafe fn multiply(dot: &Dot<'_, u32>, sums: *mut f32, stride: usize) {
             }
             (rows, row_stride) = (gathered.as_ptr().cast(), 4 * DEPTH);
         }
-        for (to, from) in tail.iter_mut().zip(dot.panel[whole * width..depth * width].chunks_exact(width)) {
-            to[..width].copy_from_slice(from);
+        // most often there is none, and zeros would take as long as a step
+        if rest > 0 {
+            let left = dot.panel[whole * width..depth * width].chunks_exact(width);
+            tail.as_mut_ptr().write_bytes(0, 1);
+            for (to, from) in tail.assume_init_mut().iter_mut().zip(left) {
+                to[..width].copy_from_slice(from);
+            }
         }
         configure();
         for (block, tiles) in tiles.iter_mut().enumerate().take(width / COLUMNS) {
