@@ -204,8 +204,9 @@ impl DecoderLayer {
         self.v.forward(cpu, &h, s.v.view_mut())?;
         let heads = Heads { query: c.num_attention_heads, key_value: c.num_key_value_heads, dim: c.head_dim };
         let causal = Mask::Causal { keys: mask };
-        let norms = Some(HeadNorms { eps: c.rms_norm_eps, query: &self.q_norm, key: &self.k_norm });
-        let rotation = Rotation { norms, cos: cos.view(), sin: sin.view(), pairs: RopePairs::HalfSplit };
+        let norms = [HeadNorms { from: 0, eps: c.rms_norm_eps, query: &self.q_norm, key: &self.k_norm }];
+        let rotation =
+            Rotation { norms: &norms, cos: cos.view(), sin: sin.view(), pairs: RopePairs::HalfSplit };
         let (q, k, v) = (s.q.view(), s.k.view(), s.v.view());
         attention_rotated(cpu, q, k, v, heads, causal, &rotation, s.attn.view_mut())?;
         self.o.add(cpu, s.attn.view(), x.view_mut())?;

@@ -88,7 +88,7 @@ impl Stream {
         })
     }
 
-    /// Normed rows of this stream to its rows of q, k and v.
+    /// Normed rows of this stream to its rows of q, k and v, which have norms of their own only for who probes.
     fn project(
         &self,
         cx: &mut Context<'_>,
@@ -105,10 +105,12 @@ impl Stream {
         self.q.forward(cpu, &h, s.q.rows_mut(rows.clone()))?;
         self.k.forward(cpu, &h, s.k.rows_mut(rows.clone()))?;
         self.v.forward(cpu, &h, s.v.rows_mut(rows.clone()))?;
-        let norms = [(&mut s.q, &self.q_norm), (&mut s.k, &self.k_norm)];
-        for ((x, weight), name) in norms.into_iter().zip(self.names.norms) {
-            rms_norm_heads(cpu, x.rows_mut(rows.clone()), c.eps, weight)?;
-            cx.tap(format_args!("transformer_blocks.{block}.attn.{name}"), x.rows(rows.clone()));
+        if cx.is_probed() {
+            let norms = [(&mut s.q, &self.q_norm), (&mut s.k, &self.k_norm)];
+            for ((x, weight), name) in norms.into_iter().zip(self.names.norms) {
+                rms_norm_heads(cpu, x.rows_mut(rows.clone()), c.eps, weight)?;
+                cx.tap(format_args!("transformer_blocks.{block}.attn.{name}"), x.rows(rows.clone()));
+            }
         }
         Ok(())
     }
@@ -197,7 +199,14 @@ impl DoubleStreamBlock {
         for (stream, rows, modulations) in &streams {
             stream.project(cx, c, s, rows.clone(), &modulations[0], block)?;
         }
-        joint_attention(cx.cpu, c, s, 0..s.tokens(), angles, None)?;
+        let norms = streams.each_ref().map(|(stream, rows, _)| HeadNorms {
+            from: rows.start,
+            eps: c.eps,
+            query: &stream.q_norm,
+            key: &stream.k_norm,
+        });
+        let norms = if cx.is_probed() { &[] } else { &norms[..] };
+        joint_attention(cx.cpu, c, s, 0..s.tokens(), angles, norms)?;
         for (stream, rows, modulations) in streams {
             stream.finish(cx, c, s, rows, modulations, block)?;
         }
@@ -213,7 +222,7 @@ pub(super) fn joint_attention(
     s: &mut Scratch,
     rows: Range<usize>,
     angles: &Rope,
-    norms: Option<HeadNorms<'_>>,
+    norms: &[HeadNorms<'_>],
 ) -> Result<()> {
     let n = c.num_attention_heads;
     let heads = Heads { query: n, key_value: n, dim: c.attention_head_dim };

@@ -65,9 +65,9 @@ impl SingleStreamBlock {
         self.k.forward(cpu, &h, s.k.view_mut())?;
         self.v.forward(cpu, &h, s.v.view_mut())?;
         drop(h);
-        let mut norms = Some(HeadNorms { eps: c.eps, query: &self.q_norm, key: &self.k_norm });
+        let mut norms = &[HeadNorms { from: 0, eps: c.eps, query: &self.q_norm, key: &self.k_norm }][..];
         if cx.is_probed() {
-            norms = None;
+            norms = &[];
             for (x, weight, name) in [(&mut s.q, &self.q_norm, "norm_q"), (&mut s.k, &self.k_norm, "norm_k")]
             {
                 rms_norm_heads(cpu, x.view_mut(), c.eps, weight)?;

@@ -10,8 +10,8 @@ use crate::rows::row_of;
 /// bits are those of [`rms_norm_heads`](crate::norm::rms_norm_heads) and [`rope`](crate::rope::rope).
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation<'a> {
-    /// The norms, unless queries and keys come normed.
-    pub norms: Option<HeadNorms<'a>>,
+    /// The norms in the order of tokens; none where queries and keys come normed.
+    pub norms: &'a [HeadNorms<'a>],
     /// `[keys, dim / 2]`: an angle for each pair. Queries are those of the last tokens, or of all.
     pub cos: ArrayView2<'a, f32>,
     /// The same.
@@ -20,9 +20,11 @@ pub struct Rotation<'a> {
     pub pairs: RopePairs,
 }
 
-/// RMS norms of the heads of queries and keys.
+/// RMS norms of the heads of queries and keys, up to the token where the next ones begin.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadNorms<'a> {
+    /// The first token.
+    pub from: usize,
     /// Added to the mean square.
     pub eps: f32,
     /// Weight for queries, `[dim]`.
@@ -43,7 +45,7 @@ impl Rotation<'_> {
         let Self { norms, cos, sin, .. } = self;
         assert!(queries <= keys && cos.nrows() == keys && cos.dim() == sin.dim(), "angles of the tokens");
         assert_eq!(2 * cos.ncols(), heads.dim, "angles of a head");
-        if let Some(norms) = norms {
+        for norms in *norms {
             assert!([norms.query.len(), norms.key.len()] == [heads.dim; 2], "lengths of the norms' weights");
         }
     }
@@ -61,8 +63,9 @@ pub(super) fn turned<'a, T: Token>(
 ) -> &'a [f32] {
     let Some(Rotation { norms, cos, sin, pairs }) = rotation else { return x };
     spare.copy_from_slice(x);
-    let norm = norms
-        .map(|HeadNorms { eps, query, key }| (eps, if matches!(side, Side::Query) { query } else { key }));
+    let norm = norms.iter().rfind(|norms| norms.from <= token);
+    let norm =
+        norm.map(|norms| (norms.eps, if matches!(side, Side::Query) { norms.query } else { norms.key }));
     t.work(Turn { norm, cos: row_of(cos, token), sin: row_of(sin, token), pairs: *pairs, head: &mut *spare });
     spare
 }

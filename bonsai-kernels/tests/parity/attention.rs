@@ -4,7 +4,7 @@ use bonsai_kernels::attention::{self, HeadNorms, Heads, Mask, Rotation, attentio
 use bonsai_kernels::norm::rms_norm_heads;
 use bonsai_kernels::rope::{RopePairs, rope};
 use bonsai_kernels::{Cpu, DotPrecision, Isa};
-use ndarray::{Array2, s};
+use ndarray::{Array2, Axis, s};
 
 use crate::{BF16_UNIT, Random, UNIT, dots};
 
@@ -202,22 +202,31 @@ fn heads_that_turn_while_they_are_read_meet_as_those_that_turned_before() {
         let [k, v] = std::array::from_fn(|_| random.matrix(tokens, key_value * dim));
         let angles = random.matrix(tokens, dim / 2).mapv(|x| 9.0 * x);
         let (cos, sin) = (angles.mapv(f32::cos), angles.mapv(f32::sin));
-        let [of_q, of_k] = std::array::from_fn(|_| random.values(dim));
+        // the first tokens have norms of their own
+        let weights: [[Vec<f32>; 2]; 2] =
+            std::array::from_fn(|_| std::array::from_fn(|_| random.values(dim)));
+        let from = [0, tokens / 4];
         let seen = vec![true; tokens];
         for (isa, precision) in dots() {
             let cpu = Cpu::new(isa);
             for (normed, mask) in [(true, Mask::None), (false, Mask::Causal { keys: &seen })] {
                 let [mut want, mut got] = std::array::from_fn(|_| Array2::zeros(q.dim()));
                 let (mut turned_q, mut turned_k) = (q.clone(), k.clone());
-                for (x, weight) in [(&mut turned_q, &of_q), (&mut turned_k, &of_k)] {
+                for (side, x) in [&mut turned_q, &mut turned_k].into_iter().enumerate() {
                     if normed {
-                        rms_norm_heads(&cpu, x.view_mut(), 1e-6, weight).unwrap();
+                        let (first, rest) = x.view_mut().split_at(Axis(0), from[1]);
+                        rms_norm_heads(&cpu, first, 1e-6, &weights[0][side]).unwrap();
+                        rms_norm_heads(&cpu, rest, 1e-6, &weights[1][side]).unwrap();
                     }
                     rope(&cpu, x.view_mut(), cos.view(), sin.view(), pairs).unwrap();
                 }
                 let (x, y, v) = (turned_q.view(), turned_k.view(), v.view());
                 attention_in(&cpu, precision, x, y, v, heads, mask, None, want.view_mut()).unwrap();
-                let norms = normed.then_some(HeadNorms { eps: 1e-6, query: &of_q, key: &of_k });
+                let norms = [0, 1].map(|i| {
+                    let [query, key] = &weights[i];
+                    HeadNorms { from: from[i], eps: 1e-6, query, key }
+                });
+                let norms = if normed { &norms[..] } else { &[] };
                 let rotation = Rotation { norms, cos: cos.view(), sin: sin.view(), pairs };
                 let (x, y) = (q.view(), k.view());
                 attention_in(&cpu, precision, x, y, v, heads, mask, Some(&rotation), got.view_mut()).unwrap();
