@@ -57,14 +57,16 @@ impl SingleStreamBlock {
         let Modulation { shift, scale, gate } = modulation;
         layer_norm_modulate(cpu, s.x.view(), c.eps, shift, scale, s.norm.view_mut())?;
         let h = Activations::new(cpu, s.norm.view());
-        if rows.len() == s.tokens() {
+        let all = rows.len() == s.tokens();
+        if all {
             self.q.forward(cpu, &h, s.q.view_mut())?;
-        } else {
-            self.q.apply(cpu, s.norm.rows(rows.clone()), s.q.rows_mut(rows.clone()))?;
         }
         self.k.forward(cpu, &h, s.k.view_mut())?;
         self.v.forward(cpu, &h, s.v.view_mut())?;
         drop(h);
+        if !all {
+            self.q.apply(cpu, s.norm.rows(rows.clone()), s.q.rows_mut(rows.clone()))?;
+        }
         let mut norms = &[HeadNorms { from: 0, eps: c.eps, query: &self.q_norm, key: &self.k_norm }][..];
         if cx.is_probed() {
             norms = &[];
