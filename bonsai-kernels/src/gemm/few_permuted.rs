@@ -17,9 +17,10 @@ use crate::weights::FloatType;
 use crate::x86_64::columns::ColumnBytes;
 use crate::x86_64::permute::{BLOCK, LANES, Patterns, SCALE};
 
-/// Vectors of columns of a pass.
+/// Vectors of columns of a pass, at most.
 const VECTORS: usize = 4;
-const COLUMNS: usize = VECTORS * LANES;
+/// Bytes of codes of a pass of several vectors, at most: those of the next pass come meanwhile, and should find the tables still there.
+const PASS_BYTES: usize = 48 << 10;
 /// Passes after which somebody who cancelled is heard.
 const PASSES_UNASKED: usize = 16;
 /// Blocks that all vectors of a pass meet before the next: their tables stay in the first-level cache.
@@ -61,19 +62,21 @@ pub(super) fn multiply<W: PermutedWeights>(
     }
     let (tables, row_scales): (Vec<_>, Vec<_>) =
         quantised.iter().map(|(tables, scale)| (&tables[..], *scale)).unzip();
+    let vector_bytes = LANES * weights.cols() / BLOCK * 2 * <W::Patterns as Patterns>::WORDS;
+    let columns = LANES * (PASS_BYTES / vector_bytes).clamp(1, VECTORS);
     // one part for each thread: memory that is read in places far apart comes faster than in neighbouring ones
-    let part = weights.rows().div_ceil(cpu.threads()).next_multiple_of(COLUMNS);
+    let part = weights.rows().div_ceil(cpu.threads()).next_multiple_of(columns);
     let tasks = split_columns(out, part).into_iter().enumerate().collect();
     cpu.for_each(
         tasks,
         || Ok(()),
         |(), (i, mut out)| {
-            for (j, mut out) in out.axis_chunks_iter_mut(Axis(1), COLUMNS).enumerate() {
+            for (j, mut out) in out.axis_chunks_iter_mut(Axis(1), columns).enumerate() {
                 if j.is_multiple_of(PASSES_UNASKED) {
                     cpu.check()?;
                 }
-                let first = i * part + j * COLUMNS;
-                let sums = t.work(Pass { t, tables: &tables, weights, first, count: out.ncols() });
+                let first = i * part + j * columns;
+                let sums = t.work(Pass { t, tables: &tables, weights, columns, first, count: out.ncols() });
                 for (m, (mut out, &row_scale)) in out.rows_mut().into_iter().zip(&row_scales).enumerate() {
                     let out = out.as_slice_mut().expect("rows of a matrix must be contiguous");
                     for (v, out) in out.chunks_mut(LANES).enumerate() {
@@ -102,6 +105,8 @@ struct Pass<'a, W> {
     t: Avx512Vnni,
     tables: &'a [&'a [i16]],
     weights: &'a W,
+    /// Of each pass but the last.
+    columns: usize,
     first: usize,
     count: usize,
 }
@@ -130,7 +135,7 @@ impl<W: PermutedWeights> Pass<'_, W> {
         tables: [&[i16]; ROWS],
         sums: &mut [[[f32; LANES]; MOST_ROWS]; VECTORS],
     ) {
-        let &Self { t, weights, first, count, .. } = self;
+        let &Self { t, weights, columns, first, count, .. } = self;
         let blocks = weights.cols() / BLOCK;
         let block_bytes = 2 * <W::Patterns as Patterns>::WORDS;
         let scales = weights.scales();
@@ -141,7 +146,7 @@ impl<W: PermutedWeights> Pass<'_, W> {
             for (v, sums) in sums[..count.div_ceil(LANES)].iter_mut().enumerate() {
                 let column = vector_at(weights, first + v * LANES);
                 // the columns of the next pass, in the order in which they stand
-                let ahead = COLUMNS * (blocks + block) + v * LANES * some - v * LANES * blocks;
+                let ahead = columns * (blocks + block) + v * LANES * some - v * LANES * blocks;
                 if scale_bytes == 2 && some == AT_ONCE {
                     let stored = ColumnBytes::new(scales.as_slice(), scale_bytes * blocks, column, LANES);
                     let bf16 = scales.float_type() == FloatType::Bf16;
