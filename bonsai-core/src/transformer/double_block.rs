@@ -88,7 +88,7 @@ impl Stream {
         })
     }
 
-    /// Normed rows of this stream to its rows of q, k and v, which have norms of their own only for who probes.
+    /// Normed rows of this stream to its rows of q, k and v, whose heads the attention norms; for who probes, they are normed here.
     fn project(
         &self,
         cx: &mut Context<'_>,

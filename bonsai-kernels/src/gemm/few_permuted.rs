@@ -31,6 +31,7 @@ pub(super) fn takes<W: PermutedWeights>(rows: usize, weights: &W) -> bool {
     (1..=MOST_ROWS).contains(&rows)
         && weights.rows() >= LANES
         && weights.group_size() == BLOCK
+        && weights.cols() > 0
         && weights.cols().is_multiple_of(BLOCK)
 }
 
