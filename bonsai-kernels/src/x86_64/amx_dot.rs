@@ -42,8 +42,8 @@ unsafe fn multiply(dot: &Dot<'_, u32>, sums: *mut f32, stride: usize) {
     let mut tail = MaybeUninit::<[[u32; MOST_BLOCKS * COLUMNS]; STEP]>::uninit();
     let mut tiles = [const { MaybeUninit::<Sums>::uninit() }; MOST_BLOCKS];
     // SAFETY: rows begin inside the slice and have `depth` words, of which `gathered` holds all, with zeros up to a whole
-    // step; so does `tail` for the panel, which is read only where words are left over. Tiles are configured before they are used and given back after, and nothing in
-    // between leaves this function.
+    // step; so does `tail` for the panel, which is read only where words are left over. Tiles are configured before they
+    // are used and given back after, and nothing in between leaves this function.
     unsafe {
         let (mut rows, mut row_stride) = (dot.rows.as_ptr().add(dot.at[0]), 4 * apart);
         if !even || rest > 0 {
