@@ -168,11 +168,7 @@ pub(crate) struct Setting<'a> {
 
 impl Setting<'_> {
     pub(crate) fn new(cpu: &Cpu, wishes: &Wishes) -> Self {
-        let row_bytes = match cpu.precision() {
-            ActivationPrecision::F32 | ActivationPrecision::Bf16 => 4,
-            ActivationPrecision::Int16 => 2,
-            _ => 1,
-        };
+        let row_bytes = cpu.precision().row_bytes(cpu.isa()) as u64;
         let factors = DotPrecision::chosen(cpu);
         let threads = cpu.threads();
         let Wishes { max_memory, prompts, keep_weights } = *wishes;

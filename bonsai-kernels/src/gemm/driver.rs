@@ -8,7 +8,7 @@ use ndarray::{ArrayViewMut2, Axis};
 
 use super::epilogue::Epilogue;
 use super::microkernel::{Element, Microkernel, Tile, TileRows};
-use super::rows::RowForm;
+use super::rows::{RowForm, TOGETHER};
 use super::source::Source;
 use crate::Cpu;
 use crate::aligned::AlignedBuf;
@@ -20,11 +20,8 @@ use crate::spare::SpareBuf;
 /// Columns of a tile that are finished and stored before the next are begun, so that what was fetched of the output, and the
 /// sums, are still in the first-level cache.
 const NEAR_COLUMNS: usize = 128;
-/// Prepared rows are padded to a multiple of this, which every kernel's tile divides.
+/// Prepared rows are padded to a multiple of this, which every kernel's tile and [`TOGETHER`] divide.
 const ROW_MULTIPLE: usize = 96;
-
-/// Rows that are prepared at a time.
-const ROWS_PER_TASK: usize = 32;
 
 /// What a kernel's time depends on, for the choice of tasks.
 pub(super) struct Blocking {
@@ -81,23 +78,30 @@ impl<F: RowForm> PreparedRows<F> {
         let mut blocks = Vec::new();
         data[rows * row_len..].fill(F::Element::zeroed());
         let (mut data_left, mut scales_left) = (&mut *data, &mut *scales);
-        for first in (0..rows).step_by(ROWS_PER_TASK) {
-            let of_task = first..rows.min(first + ROWS_PER_TASK);
+        for first in (0..rows).step_by(TOGETHER) {
             let (data, scales);
-            (data, data_left) = data_left.split_at_mut(of_task.len() * row_len);
-            (scales, scales_left) = scales_left.split_at_mut(of_task.len() * scales_len);
-            blocks.push((of_task, data, scales));
+            (data, data_left) = data_left.split_at_mut(TOGETHER * row_len);
+            (scales, scales_left) = scales_left.split_at_mut(TOGETHER * scales_len);
+            blocks.push((first..rows.min(first + TOGETHER), data, scales));
         }
         cpu.for_each(
             blocks,
-            || Ok((Vec::new(), Vec::new())),
-            |(made, spare), (of_task, data, scales)| {
-                for (i, row) in of_task.enumerate() {
+            || Ok((Vec::new(), Vec::new(), Vec::new())),
+            |(made, spare, unmixed), (of_task, data, scales)| {
+                if F::MIXED {
+                    unmixed.resize(data.len(), F::Element::zeroed());
+                }
+                for (i, row) in of_task.clone().enumerate() {
                     let x = source.row(cpu.isa(), row, made);
-                    let row = &mut data[i * row_len..][..row_len];
+                    let rows = if F::MIXED { &mut **unmixed } else { &mut *data };
+                    let row = &mut rows[i * row_len..][..row_len];
                     let scales = &mut scales[i * scales_len..][..scales_len];
                     row.fill(F::Element::zeroed());
                     F::prepare_for(cpu.precision(), cpu.isa(), x, row, scales, spare);
+                }
+                if F::MIXED {
+                    unmixed[of_task.len() * row_len..].fill(F::Element::zeroed());
+                    F::arrange(cpu.isa(), unmixed, data, scales);
                 }
                 Ok(())
             },
@@ -189,7 +193,7 @@ pub(super) fn split_columns(out: ArrayViewMut2<'_, f32>, columns: usize) -> Vec<
 struct Scratch<K: Microkernel<W>, W> {
     /// The panels of one pass, one behind the other.
     panels: AlignedBuf<K::Panel>,
-    /// What one tile of rows became, or each.
+    /// What one tile of rows became, or some.
     operand: AlignedBuf<K::Operand>,
     /// Results of one pass: for each tile of rows, for each panel, `[MR, width]`.
     acc: SpareBuf<f32>,
@@ -199,10 +203,10 @@ impl<W, K: Microkernel<W>> Scratch<K, W> {
     fn new(cpu: &Cpu, kernel: K, weights: &W, rows: usize, columns: usize) -> Result<Self> {
         let (width, depth) = (kernel.width(columns), kernel.depth(weights));
         let panels = columns.min(K::COLUMNS).div_ceil(width);
-        let operands_kept = if K::TILES_BY_PANELS.is_some() { rows.div_ceil(K::MR) } else { 1 };
+        let operands = K::TILES_BY_PANELS.unwrap_or(1);
         Ok(Self {
             panels: cpu.buffer(panels * kernel.panel_len(weights, width, depth))?,
-            operand: cpu.buffer(operands_kept * kernel.operand_len(depth))?,
+            operand: cpu.buffer(operands * kernel.operand_len(depth))?,
             acc: cpu.spare(rows * panels * width)?,
         })
     }
@@ -236,9 +240,9 @@ fn task<W, K: Microkernel<W>>(
         let columns = column..column + used;
         let pass = Pass { tile_rows: K::MR, panels, width, columns, before: first_column };
         column += used;
-        let by_tiles = K::TILES_BY_PANELS.is_none() && rows.cols > 0;
-        if !by_tiles {
+        if rows.cols == 0 {
             acc.fill(0.0);
+            pass.store(cpu.isa(), epilogue, acc, None, &mut out);
         }
         for start in (0..rows.cols).step_by(depth) {
             cpu.check()?;
@@ -251,63 +255,56 @@ fn task<W, K: Microkernel<W>>(
                 kernel.prepare_weights(weights, first, width, inputs.clone(), panel);
             }
             let operand_len = kernel.operand_len(inputs.len());
-            if let Some(at_once) = K::TILES_BY_PANELS {
-                for tile in 0..tiles {
-                    let operand = &mut scratch.operand[tile * operand_len..][..operand_len];
-                    kernel.prepare_tile(
-                        weights,
-                        rows.tile(first_row + tile * K::MR),
-                        inputs.clone(),
-                        operand,
-                    );
-                }
-                for first in (0..tiles).step_by(at_once) {
-                    let count = at_once.min(tiles - first);
-                    for (i, panel) in all.chunks_exact(panel_len).enumerate() {
-                        let tile = Tile {
-                            rows: rows.tile(first_row + first * K::MR),
-                            operand: &scratch.operand[first * operand_len..][..count * operand_len],
-                            panels: panel,
-                            tiles: count,
-                            acc_stride: panels * tile_len,
-                            begins: false,
-                        };
-                        let acc = &mut acc[(first * panels + i) * tile_len..];
-                        kernel.multiply(weights, tile, inputs.clone(), width, acc);
-                    }
-                }
-                continue;
-            }
-            let operand = &mut scratch.operand[..operand_len];
-            let at_once = if last { (NEAR_COLUMNS / width).max(1) } else { panels };
+            let begins = start == 0;
+            let tiles_at_once = K::TILES_BY_PANELS.unwrap_or(1);
+            let near = (NEAR_COLUMNS / width).clamp(1, panels);
+            let panels_at_once = if last || K::TILES_BY_PANELS.is_some() { near } else { panels };
             // where nothing is added to sums later, a few places serve them all
-            let kept = if start == 0 && last { 0 } else { panels * tile_len };
-            for tile in 0..tiles {
-                let first = tile * K::MR;
-                let rows: TileRows<'_, Element<K, W>> = rows.tile(first_row + first);
-                kernel.prepare_tile(weights, rows, inputs.clone(), operand);
-                for (i, panels) in all.chunks(at_once * panel_len).enumerate() {
-                    let part = pass.part(i * at_once, panels.len() / panel_len);
-                    let acc = &mut acc[tile * kept + if kept > 0 { i * at_once * tile_len } else { 0 }..];
-                    let acc = &mut acc[..part.panels * tile_len];
-                    let begins = start == 0;
+            let once = begins && last;
+            for first_tile in (0..tiles).step_by(tiles_at_once) {
+                let count = tiles_at_once.min(tiles - first_tile);
+                let operand = &mut scratch.operand[..count * operand_len];
+                for i in 0..count {
+                    let rows = rows.tile(first_row + (first_tile + i) * K::MR);
+                    let operand = &mut operand[i * operand_len..][..operand_len];
+                    kernel.prepare_tile(weights, rows, inputs.clone(), operand);
+                }
+                for (i, of_part) in all.chunks(panels_at_once * panel_len).enumerate() {
+                    let part = pass.part(i * panels_at_once, of_part.len() / panel_len);
+                    let acc_stride = if once { panels_at_once * tile_len } else { panels * tile_len };
+                    let at = if once { 0 } else { first_tile * acc_stride + i * panels_at_once * tile_len };
+                    let acc = &mut acc[at..][..(count - 1) * acc_stride + part.panels * tile_len];
                     if begins && !K::BEGINS {
                         acc.fill(0.0);
                     }
-                    if last {
-                        part.fetch(&out, first);
+                    let tile = |i: usize| (first_tile + i) * K::MR;
+                    // several tiles would fill the first-level cache
+                    if last && count == 1 {
+                        part.fetch(&out, tile(0));
                     }
-                    let tile = Tile { rows, operand: &*operand, panels, tiles: 1, acc_stride: 0, begins };
-                    kernel.multiply(weights, tile, inputs.clone(), width, acc);
+                    let rows_of = |i: usize| rows.tile(first_row + tile(i));
+                    let at_once = if K::TILES_BY_PANELS.is_some() { 1 } else { part.panels };
+                    for (j, panels) in of_part.chunks(at_once * panel_len).enumerate() {
+                        let acc = &mut acc[j * at_once * tile_len..];
+                        let tile = Tile {
+                            rows: rows_of(0),
+                            operand: &*operand,
+                            panels,
+                            tiles: count,
+                            acc_stride,
+                            begins,
+                        };
+                        kernel.multiply(weights, tile, inputs.clone(), width, acc);
+                    }
                     if last {
-                        part.store(cpu.isa(), epilogue, acc, row_scales::<K, W>(rows), &mut out[first..]);
+                        for i in 0..count {
+                            let acc = &acc[i * acc_stride..][..part.panels * tile_len];
+                            let scales = row_scales::<K, W>(rows_of(i));
+                            part.store(cpu.isa(), epilogue, acc, scales, &mut out[tile(i)..]);
+                        }
                     }
                 }
             }
-        }
-        if !by_tiles {
-            let scales = row_scales::<K, W>(rows.tile(first_row));
-            pass.store(cpu.isa(), epilogue, acc, scales, &mut out);
         }
     }
     Ok(())

@@ -3,44 +3,44 @@
 use std::ops::Range;
 
 use super::codes::{Codes, Meaning, fetch_words};
+use super::driver::Blocking;
 use super::each_code_kind;
 use super::microkernel::{Microkernel, Tile, TileRows};
-use super::rows::{BLOCK, Int8Rows, RowForm, SUMMED};
-use super::split_rows::{Bf16Lines, BytePairs};
-use crate::int_tile::{Bytes, Digits, IntTile, LANES, Pairs, Products};
-use crate::isa::{Amx, Avx512Vnni, Token, Work};
+use super::rows::{BLOCK, RowForm, SUMMED};
+use super::split_rows::{Bf16Lines, Bf16Triples, BytePairs, Int8Lines};
+use crate::int_tile::{Digits, LANES};
+use crate::isa::{Amx, Token, Work};
 use crate::weights::Weights;
-use crate::x86_64::amx::{Blocks, COLUMNS, Factors, LINE, ROWS, RowGroup, Schedule, TILE_WORDS, group_len};
+use crate::x86_64::amx::{Blocks, COLUMNS, Factors, LINE, ROWS, RowGroup, Schedule, group_len, words};
 
 /// Rows and weights multiplied as `S` says.
 #[derive(Clone, Copy)]
 pub(crate) struct MatrixKernel<S>(pub(crate) Amx, pub(crate) S);
 
-/// The most groups of one pass over the sums.
-const MOST_GROUPS: usize = 4;
-
-/// How codes become tiles, and which rows meet them.
+/// How rows meet weights.
 pub(crate) trait MatrixWeights: Schedule {
     const METHOD: &'static str;
     type Rows: RowForm<Element: bytemuck::Pod>;
-    /// Inputs of one pass over the sums: their panel stays in the first-level cache.
-    const PASS: usize = 64 * MOST_GROUPS;
     /// The sums of codes of a row over each [`SUMMED`] inputs, among what is kept beside it.
     fn sums(_scales: &[f32]) -> &[f32] {
         &[]
     }
 }
 
-/// Inputs of one step.
-const fn step_inputs<S: Schedule>() -> usize {
-    match S::FACTORS {
-        Factors::SignedBytes | Factors::UnsignedBytes => LINE,
-        Factors::Bf16 => LINE / 2,
-    }
-}
+/// Tiles of rows that a panel meets once its group is spread.
+const TILES: usize = 6;
+/// Bytes of a row in one pass over the sums: [`TILES`] tiles of such rows take half of the second-level cache.
+const PASS_BYTES: usize = 6144;
+/// Inputs in one pass of columns of more than two bits, whose codes take the room that rows leave.
+const PASS_OF_CODES: usize = 1024;
+/// Groups of one pass: the smallest have one step.
+const MOST_GROUPS: usize = PASS_BYTES / LINE;
+
+/// Laying out the weights of a task takes as long as multiplying so many rows.
+const LAYING_OUT: usize = 48;
 
 fn steps<S: Schedule>(inputs: usize) -> usize {
-    inputs.div_ceil(step_inputs::<S>())
+    inputs.div_ceil(S::FACTORS.inputs())
 }
 
 /// The groups of a pass.
@@ -48,22 +48,40 @@ fn groups(inputs: Range<usize>, depth: usize) -> impl Iterator<Item = Range<usiz
     inputs.clone().step_by(depth).map(move |start| start..inputs.end.min(start + depth))
 }
 
+/// Inputs of one pass.
+fn pass<S: Schedule>(bits: usize) -> usize {
+    let bytes = S::LINES * LINE / S::FACTORS.inputs();
+    let inputs = PASS_BYTES / bytes;
+    if bits > 2 { inputs.min(PASS_OF_CODES) } else { inputs }
+}
+
 impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
     const NAME: &'static str = S::METHOD;
     const MR: usize = ROWS;
-    const ROWS: usize = 1536;
-    const TILES_BY_PANELS: Option<usize> = Some(384 / ROWS);
-    // all columns of a task: their sums pass by once for each pass over the inputs
-    const COLUMNS: usize = 512;
+    const ROWS: usize = 2 * TILES * ROWS;
+    const TILES_BY_PANELS: Option<usize> = Some(TILES);
+    const BEGINS: bool = true;
+    const COLUMNS: usize = 1024;
     type Rows = S::Rows;
     /// What is known of each row and group.
     type Operand = f32;
-    /// Tiles, and floats as bits.
+    /// Codes, and floats as bits.
     type Panel = u32;
 
+    fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
+        let kernel = Blocking {
+            rows: <Self as Microkernel<Weights>>::ROWS,
+            columns: 3 * <Self as Microkernel<Weights>>::COLUMNS,
+            tile: (ROWS, COLUMNS),
+            laying_out: LAYING_OUT,
+            building: 0,
+        };
+        kernel.task(rows, columns, threads)
+    }
+
     fn depth(self, weights: &Weights) -> usize {
-        let depth = Meaning::of(weights).depth;
-        (S::PASS / depth).max(1) * depth
+        let Meaning { depth, bits, .. } = Meaning::of(weights);
+        (pass::<S>(bits) / depth).max(1) * depth
     }
 
     fn width(self, _: usize) -> usize {
@@ -71,12 +89,12 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
     }
 
     fn panel_len(self, weights: &Weights, _: usize, depth: usize) -> usize {
-        let groups = groups(0..depth, Meaning::of(weights).depth);
-        groups.map(|group| group_len::<S>(steps::<S>(group.len()))).sum()
+        let Meaning { depth: group, bits, .. } = Meaning::of(weights);
+        groups(0..depth, group).map(|group| group_len::<S>(bits, steps::<S>(group.len()))).sum()
     }
 
     fn operand_len(self, _: usize) -> usize {
-        MOST_GROUPS * size_of::<RowGroup>() / size_of::<f32>()
+        if S::ROW_SCALES || S::BIASES { MOST_GROUPS * size_of::<RowGroup>() / size_of::<f32>() } else { 0 }
     }
 
     fn prepare_weights(
@@ -87,20 +105,18 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
         inputs: Range<usize>,
         panel: &mut [u32],
     ) {
-        let Meaning { depth, zero, .. } = Meaning::of(weights);
+        let Meaning { depth, bits, .. } = Meaning::of(weights);
         let mut rest = panel;
         for inputs in groups(inputs, depth) {
-            let (panel, behind) = rest.split_at_mut(group_len::<S>(steps::<S>(inputs.len())));
-            let (tiles, floats) = panel.split_at_mut(panel.len() - S::FLOATS);
+            let steps = steps::<S>(inputs.len());
+            let (panel, behind) = rest.split_at_mut(group_len::<S>(bits, steps));
+            let (codes, floats) = panel.split_at_mut(panel.len() - S::FLOATS);
             floats.fill(0);
-            let panel = (tiles, bytemuck::must_cast_slice_mut(floats));
-            each_code_kind!(weights, w => match S::FACTORS {
-                Factors::Bf16 => {
-                    lay_out::<Pairs, _>(self.0, w, first_column, inputs, panel, zero, to_bf16);
-                }
-                _ => lay_out::<Bytes, _>(self.0, w, first_column, inputs, panel, 0, |digits, tile| {
-                    to_bytes(zero, digits, tile);
-                }),
+            let codes = codes.as_chunks_mut().0;
+            let panel = (codes, bytemuck::must_cast_slice_mut(floats));
+            let words = words::<S>(bits, steps);
+            each_code_kind!(weights, w => {
+                self.0.work(LayOut { t: self.0, weights: w, first_column, inputs, words, panel });
             });
             rest = behind;
         }
@@ -117,7 +133,7 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
         for ([of_scales, of_sums], inputs) in
             operand.iter_mut().zip(groups(inputs, Meaning::of(weights).depth))
         {
-            for m in 0..if S::ROW_SCALES || S::BIASES { ROWS } else { 0 } {
+            for m in 0..ROWS {
                 let beside = &rows.scales[m * rows.scales_len..][..rows.scales_len];
                 if S::ROW_SCALES {
                     of_scales[m] = beside[inputs.start / BLOCK];
@@ -138,94 +154,61 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
         _: usize,
         acc: &mut [f32],
     ) {
-        let TileRows { rows, row_len, .. } = tile.rows;
+        let TileRows { rows, row_len, scales, scales_len } = tile.rows;
+        let Meaning { depth, bits, step, zero, .. } = Meaning::of(weights);
         let (mut group_steps, mut count) = ([0; MOST_GROUPS], 0);
-        for (steps_of, inputs) in
-            group_steps.iter_mut().zip(groups(inputs.clone(), Meaning::of(weights).depth))
-        {
+        for (steps_of, inputs) in group_steps.iter_mut().zip(groups(inputs.clone(), depth)) {
             *steps_of = steps::<S>(inputs.len());
             count += 1;
         }
+        let mut joined = [false; TILES];
+        if S::JOINS {
+            // the last of each row's scales, which is the same for all rows of a tile
+            for (joined, scales) in joined.iter_mut().zip(scales.chunks(ROWS * scales_len)) {
+                *joined = scales[scales_len - 1] > 0.0;
+            }
+        }
+        let rows: &[u8] = bytemuck::cast_slice(rows);
         let blocks = Blocks {
-            rows: bytemuck::cast_slice(&rows[inputs.start * S::LINES..]),
-            row_stride: row_len * size_of::<<S::Rows as RowForm>::Element>(),
+            tiles: tile.tiles,
+            rows: &rows[steps::<S>(inputs.start) * S::LINES * ROWS * LINE..],
+            rows_apart: ROWS * row_len * size_of::<<S::Rows as RowForm>::Element>(),
+            joined: &joined,
             steps: &group_steps[..count],
             panel: tile.panels,
+            digits: Digits { bits, step, zero },
             row_groups: bytemuck::cast_slice(tile.operand),
             groups_apart: MOST_GROUPS,
-            tiles: tile.tiles,
             acc_stride: tile.acc_stride,
+            begins: tile.begins,
         };
         self.0.multiply(self.1, blocks, acc);
     }
 }
 
-/// A body that is compiled for the instruction set.
-struct LayOut<F>(F);
-
-impl<F: FnOnce()> Work for LayOut<F> {
-    type Output = ();
-    #[inline(always)]
-    fn work(self) {
-        (self.0)();
-    }
-}
-
-/// Lays out one group of [`COLUMNS`] columns: tiles `[steps][2]`, which `convert` makes of words of digits that count from
-/// `zero`, and floats behind them, which are zeros before.
-fn lay_out<P: Products, W: Codes>(
+/// Lays out one group of [`COLUMNS`] columns: codes `[halves][words]`, and floats, which are zeros before.
+struct LayOut<'a, W> {
     t: Amx,
-    weights: &W,
+    weights: &'a W,
     first_column: usize,
     inputs: Range<usize>,
-    panel: (&mut [u32], &mut [f32]),
-    zero: i32,
-    convert: impl Fn(&[u32; TILE_WORDS], &mut [u32; TILE_WORDS]),
-) where
-    Avx512Vnni: IntTile<P>,
-{
-    t.work(LayOut(
-        #[inline(always)]
-        || {
-            let (tiles, floats) = panel;
-            let group = inputs.start / weights.group_size();
-            let (scales, biases) = floats.split_at_mut(COLUMNS);
-            weights.gather_scales(t, first_column, group, scales);
-            weights.gather_biases(t, first_column, group, biases);
-            let tiles = tiles.as_chunks_mut::<TILE_WORDS>().0;
-            let how = Digits { bits: W::BITS, step: W::STEP, zero };
-            let mut words = [[0; LANES]; BLOCK * 8 / 32];
-            let words = &mut words[..(inputs.len() * W::BITS).div_ceil(32)];
-            let mut digits = [[0; TILE_WORDS]; BLOCK / (LINE / 4)];
-            let rows = inputs.len().div_ceil(P::DEPTH);
-            for half in 0..COLUMNS / LANES {
-                fetch_words(t, weights, first_column + half * LANES, inputs.start * W::BITS / 32, words);
-                t.lower().lower().spread(how, words, &mut digits.as_flattened_mut()[..rows * LANES], LANES);
-                let digits = &digits[..rows.div_ceil(LANES)];
-                for (digits, tiles) in digits.iter().zip(tiles.chunks_exact_mut(2)) {
-                    convert(digits, &mut tiles[half]);
-                }
-            }
-        },
-    ));
+    words: usize,
+    panel: (&'a mut [[u32; LANES]], &'a mut [f32]),
 }
 
-/// Digits less what they count from, in bytes that may have a sign.
-#[inline(always)]
-fn to_bytes(zero: i32, digits: &[u32; TILE_WORDS], tile: &mut [u32; TILE_WORDS]) {
-    let from: &[u8] = bytemuck::must_cast_slice(digits);
-    let to: &mut [u8] = bytemuck::must_cast_slice_mut(tile);
-    for (to, &from) in to.iter_mut().zip(from) {
-        *to = from.wrapping_sub(zero as u8);
-    }
-}
+impl<W: Codes> Work for LayOut<'_, W> {
+    type Output = ();
 
-/// Digits of 8 bits and a sign, which bf16 holds.
-#[inline(always)]
-fn to_bf16(digits: &[u32; TILE_WORDS], tile: &mut [u32; TILE_WORDS]) {
-    for (word, &pair) in tile.iter_mut().zip(digits) {
-        let [low, high] = [pair as i16, (pair >> 16) as i16].map(|digit| f32::from(digit).to_bits());
-        *word = low >> 16 | high & 0xffff_0000;
+    #[inline(always)]
+    fn work(self) {
+        let Self { t, weights, first_column, inputs, words, panel: (codes, floats) } = self;
+        let group = inputs.start / weights.group_size();
+        let (scales, biases) = floats.split_at_mut(COLUMNS);
+        weights.gather_scales(t, first_column, group, scales);
+        weights.gather_biases(t, first_column, group, biases);
+        for (half, codes) in codes.chunks_exact_mut(words).enumerate() {
+            fetch_words(t, weights, first_column + half * LANES, inputs.start * W::BITS / 32, codes);
+        }
     }
 }
 
@@ -235,7 +218,9 @@ pub(crate) struct Int16Codes<const BIASED: bool>;
 
 impl<const BIASED: bool> Schedule for Int16Codes<BIASED> {
     const FACTORS: Factors = bytes(BIASED);
+    const LINES: usize = 2;
     const BYTE_PAIRS: bool = true;
+    const JOINS: bool = !BIASED;
     const BIASES: bool = BIASED;
 }
 
@@ -253,18 +238,23 @@ const fn bytes(biased: bool) -> Factors {
     if biased { Factors::UnsignedBytes } else { Factors::SignedBytes }
 }
 
-impl<const BIASED: bool> MatrixWeights for Int16Codes<BIASED> {
+impl MatrixWeights for Int16Codes<false> {
     const METHOD: &'static str = "int16-tiles";
-    type Rows = BytePairs;
+    type Rows = BytePairs<true>;
+}
+
+impl MatrixWeights for Int16Codes<true> {
+    const METHOD: &'static str = "int16-tiles";
+    type Rows = BytePairs<false>;
 
     fn sums(scales: &[f32]) -> &[f32] {
-        &scales[1..]
+        &scales[1..scales.len() - 1]
     }
 }
 
 impl<const WHOLE_ROW: bool, const BIASED: bool> MatrixWeights for Int8Codes<WHOLE_ROW, BIASED> {
     const METHOD: &'static str = if WHOLE_ROW { "int8-row-tiles" } else { "int8-tiles" };
-    type Rows = Int8Rows<WHOLE_ROW>;
+    type Rows = Int8Lines<WHOLE_ROW>;
 
     fn sums(scales: &[f32]) -> &[f32] {
         // a scale and some sums for each block
@@ -288,4 +278,18 @@ impl<const BIASED: bool> MatrixWeights for Bf16Codes<BIASED> {
     fn sums(scales: &[f32]) -> &[f32] {
         scales
     }
+}
+
+/// f32 in three bf16 times signs.
+#[derive(Clone, Copy)]
+pub(crate) struct F32Signs;
+
+impl Schedule for F32Signs {
+    const FACTORS: Factors = Factors::Bf16;
+    const LINES: usize = 3;
+}
+
+impl MatrixWeights for F32Signs {
+    const METHOD: &'static str = "f32-tiles";
+    type Rows = Bf16Triples;
 }

@@ -31,6 +31,8 @@ pub use epilogue::Epilogue;
 pub use precision::ActivationPrecision;
 
 use std::any::Any;
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -48,7 +50,7 @@ use driver::PreparedRows;
 use f32_kernel::F32Kernel;
 use int_kernel::IntKernel;
 #[cfg(target_arch = "x86_64")]
-use matrix_kernel::{Bf16Codes, Int8Codes, Int16Codes, MatrixKernel};
+use matrix_kernel::{Bf16Codes, F32Signs, Int8Codes, Int16Codes, MatrixKernel};
 use microkernel::Microkernel;
 #[cfg(target_arch = "x86_64")]
 use permute_f32_kernel::PermuteF32Kernel;
@@ -67,6 +69,9 @@ pub struct Activations<'a> {
     isa: Isa,
     precision: ActivationPrecision,
     forms: Mutex<Vec<(&'static str, Arc<dyn Any + Send + Sync>)>>,
+    /// Whether tiles outrun tables where both make the same bits, once somebody asked: for all linears, which so share a form.
+    #[cfg(target_arch = "x86_64")]
+    tiles_outrun_tables: OnceLock<bool>,
 }
 
 impl<'a> Activations<'a> {
@@ -95,7 +100,14 @@ impl<'a> Activations<'a> {
     }
 
     fn of(cpu: &Cpu, rows: Source<'a>) -> Self {
-        Self { rows, isa: cpu.isa(), precision: cpu.precision(), forms: Mutex::default() }
+        Self {
+            rows,
+            isa: cpu.isa(),
+            precision: cpu.precision(),
+            forms: Mutex::default(),
+            #[cfg(target_arch = "x86_64")]
+            tiles_outrun_tables: OnceLock::new(),
+        }
     }
 
     /// `out = epilogue(self * weights^T)`, `out` `[M, N]` with contiguous rows.
@@ -159,7 +171,10 @@ impl<'a> Activations<'a> {
             };
         }
         #[cfg(target_arch = "x86_64")]
-        if let Some((t, choice)) = Matrix::of(self.isa, self.precision, weights) {
+        if let Some((t, choice)) = Matrix::of(self.isa, self.precision, weights)
+            && (!matches!(choice, Matrix::Int16Signs)
+                || *self.tiles_outrun_tables.get_or_init(|| t.runs_freely()))
+        {
             return with_matrix!(t, choice, weights, |kernel, w| {
                 self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
             });
@@ -218,6 +233,7 @@ impl<'a> Activations<'a> {
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 enum Matrix {
+    F32Signs,
     Int16Signs,
     Int16Codes,
     Int8Signs,
@@ -227,10 +243,6 @@ enum Matrix {
     Bf16Signs,
     Bf16Codes,
 }
-
-/// Inputs from which on tiles outrun tables, whose sums pass by once for each 64 of them; the bits are the same.
-#[cfg(target_arch = "x86_64")]
-const DEEP: usize = 6144;
 
 #[cfg(target_arch = "x86_64")]
 impl Matrix {
@@ -242,10 +254,10 @@ impl Matrix {
         // whole steps make up a group
         let choice = match precision {
             _ if !table::takes(group_size) => return None,
+            P::F32 if signs => Self::F32Signs,
             P::F32 => return None,
             P::Bf16 if signs => Self::Bf16Signs,
             P::Bf16 => Self::Bf16Codes,
-            P::Int16 if signs && weights.cols() < DEEP => return None,
             P::Int16 if signs => Self::Int16Signs,
             P::Int16 => Self::Int16Codes,
             P::Int8Row if signs => Self::Int8RowSigns,
@@ -262,6 +274,7 @@ impl Matrix {
 macro_rules! with_matrix {
     ($t:expr, $choice:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {
         match $choice {
+            Matrix::F32Signs => with_tiles!($t, F32Signs, $weights, |$kernel, $w| $body),
             Matrix::Int16Signs => with_tiles!($t, Int16Codes::<false>, $weights, |$kernel, $w| $body),
             Matrix::Int16Codes => with_tiles!($t, Int16Codes::<true>, $weights, |$kernel, $w| $body),
             Matrix::Int8Signs => with_tiles!($t, Int8Codes::<false, false>, $weights, |$kernel, $w| $body),
@@ -562,7 +575,9 @@ pub fn matmul(
     Activations::new(cpu, x).matmul(cpu, weights, out, epilogue)
 }
 
-/// Name of the kernel that multiplies these weights: instruction set, activations, method and tile.
+/// Name of the kernel that multiplies these weights: instruction set, activations, method and tile. Where tiles are named for
+/// binary or ternary weights and [`ActivationPrecision::Int16`], tables multiply while the CPU holds the tile unit back, with
+/// the same result.
 pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> String {
     fn describe<W, K: Microkernel<W>>(isa: Isa, precision: ActivationPrecision, kernel: K, _: &W) -> String {
         // integers of fewer bits go as bytes
@@ -595,4 +610,54 @@ pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) 
         return format!("{}-{}-tables-{rows}", isa.name(), precision.name());
     }
     with_kernel!(isa, precision, weights, |kernel, w| describe(isa, precision, kernel, w))
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use std::sync::OnceLock;
+
+    use ndarray::Array2;
+
+    use super::{ActivationPrecision, Activations, Epilogue};
+    use crate::weights::{BinaryWeights, Scales, TernaryWeights, Weights};
+    use crate::{Cpu, Isa, SharedBytes};
+
+    /// Sums of 16-bit activations over a group are exact and scaled in one order, whichever kernel runs. An outlier among the
+    /// inputs makes codes that do not fit joined bytes.
+    #[test]
+    fn tiles_and_tables_make_the_same_bits() {
+        let Ok(isa) = Isa::named("amx") else {
+            println!("skipped: this CPU has no products of tiles, or may not use them");
+            return;
+        };
+        let cpu = Cpu::new(isa).with_precision(ActivationPrecision::Int16);
+        for (m, n, k) in [(3, 5, 64), (33, 70, 1000), (70, 133, 6400), (230, 40, 128)] {
+            let bits =
+                |i: usize| (i as u32).wrapping_mul(0x9e37_79b9).rotate_left(13).wrapping_mul(0x85eb_ca6b);
+            let mut x =
+                Array2::from_shape_fn((m, k), |(i, j)| bits(i * k + j) as f32 / u32::MAX as f32 - 0.4);
+            x[[m / 2, k / 3]] = 200.0;
+            let scales = || {
+                Scales::from_f32(
+                    &(0..n * k.div_ceil(128)).map(|i| bits(i) as f32 * 1e-10).collect::<Vec<_>>(),
+                )
+            };
+            let bytes = |len: usize, mask: u8| {
+                SharedBytes::from_vec((0..len).map(|i| (bits(i) >> 9) as u8 & mask).collect())
+            };
+            let binary = BinaryWeights::new(n, k, 128, bytes(n * k.div_ceil(8), 0xff), scales()).unwrap();
+            // codes 0 and 1 in all places, and 2 in some
+            let ternary = TernaryWeights::new(n, k, 128, bytes(n * k.div_ceil(4), 0x95), scales()).unwrap();
+            for weights in [Weights::Binary(binary), Weights::Ternary(ternary)] {
+                let [tiles, tables] = [true, false].map(|tiles| {
+                    let mut activations = Activations::new(&cpu, x.view());
+                    activations.tiles_outrun_tables = OnceLock::from(tiles);
+                    let mut y = Array2::zeros((m, n));
+                    activations.matmul(&cpu, &weights, y.view_mut(), Epilogue::Store).unwrap();
+                    y
+                });
+                assert_eq!(tiles, tables, "{} {m}x{n}x{k}", weights.kind());
+            }
+        }
+    }
 }

@@ -1,3 +1,5 @@
+use crate::isa::Isa;
+
 /// How activations enter a linear whose weights are packed codes. Dense weights meet activations as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
@@ -49,6 +51,18 @@ impl ActivationPrecision {
             Self::Int4 => "int4",
             Self::Int2 => "int2",
             Self::Binary => "binary",
+        }
+    }
+
+    /// Bytes of a number in rows that are prepared for weights of few bits, the most of all kernels of an instruction set.
+    pub fn row_bytes(self, isa: Isa) -> usize {
+        match self {
+            // three bf16, of which tiles are made
+            #[cfg(target_arch = "x86_64")]
+            Self::F32 if matches!(isa, Isa::Amx(_)) => 6,
+            Self::F32 | Self::Bf16 => 4,
+            Self::Int16 => 2,
+            _ => 1,
         }
     }
 

@@ -16,6 +16,9 @@ const LARGEST_L1: f32 = 32_600.0;
 /// Adding this to a float below 2^22 leaves the nearest integer, ties to even, in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
+/// Rows that are prepared together.
+pub(crate) const TOGETHER: usize = 32;
+
 /// One form of prepared rows.
 pub(crate) trait RowForm: Copy + Send + Sync + 'static {
     /// Tells the forms of one set of activations apart.
@@ -24,6 +27,8 @@ pub(crate) trait RowForm: Copy + Send + Sync + 'static {
     type Element: Element + Pod;
     /// Whether a finished product is still to be multiplied by the row's first scale.
     const ROW_SCALE: bool;
+    /// Whether [`RowForm::arrange`] still mixes [`TOGETHER`] rows.
+    const MIXED: bool = false;
     /// Elements of a row of `cols` inputs; kernels read whole groups of 256 inputs, so a row ends in zeros up to there.
     fn len(cols: usize) -> usize;
     /// Scales of a row of `cols` inputs.
@@ -40,6 +45,10 @@ pub(crate) trait RowForm: Copy + Send + Sync + 'static {
         spare: &mut Vec<i16>,
     ) {
         Self::prepare(isa, x, row, scales, spare);
+    }
+    /// Brings [`TOGETHER`] prepared rows, one behind the other, and their scales into their last order.
+    fn arrange(_: Isa, rows: &[Self::Element], to: &mut [Self::Element], _scales: &mut [f32]) {
+        to.copy_from_slice(rows);
     }
 }
 

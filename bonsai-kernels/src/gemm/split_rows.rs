@@ -1,76 +1,153 @@
-//! Rows in lines of 64 bytes, which products of tiles take.
+//! Rows in lines of 64 bytes, of which those of [`ROWS`] rows stand side by side, as products of tiles take them.
 
-use super::rows::{BLOCK, RowForm, SUMMED, nearest_bf16, quantize_int16, sum_codes, sums};
+use bytemuck::{Pod, cast_slice, cast_slice_mut};
+
+use super::precision::ActivationPrecision;
+use super::rows::{BLOCK, Int8Rows, Int16Rows, RowForm, SUMMED, TOGETHER, nearest_bf16, sums};
 use crate::isa::{Isa, Token, Work, dispatch};
-use crate::x86_64::amx::LINE;
+use crate::x86_64::amx::{LARGEST_JOINED, LINE, MULTIPLE, ROWS};
 
 /// The inputs that rows end in zeros at.
 fn padded(cols: usize) -> usize {
     cols.next_multiple_of(2 * BLOCK)
 }
 
-/// Bytes of a row of `bytes` that is read in lines of 64: an odd multiple of an eighth of the page, so that the lines of 32
-/// rows spread over all sets of a cache.
-fn line_stride(bytes: usize) -> usize {
-    const EIGHTH: usize = 512;
-    (bytes.div_ceil(EIGHTH) | 1) * EIGHTH
+const _: () = assert!(TOGETHER == ROWS, "rows of a tile are prepared together");
+
+/// The lines of [`ROWS`] rows, one row after the other before, become `[line][row]`.
+fn interleave<E: Pod>(rows: &[E], to: &mut [E]) {
+    let (from, to): (&[u8], &mut [u8]) = (cast_slice(rows), cast_slice_mut(to));
+    let row_len = from.len() / ROWS;
+    for (i, lines) in to.chunks_exact_mut(ROWS * LINE).enumerate() {
+        for (line, row) in lines.chunks_exact_mut(LINE).zip(from.chunks_exact(row_len)) {
+            line.copy_from_slice(&row[i * LINE..][..LINE]);
+        }
+    }
 }
 
-/// The codes of [`Int16Rows`](super::rows::Int16Rows) in two signed bytes, `code = 256 high + low`: lines of the high ones
-/// and of the low ones of 64 inputs in turn.
+/// The codes of [`Int16Rows`] in two signed bytes each: lines of the high ones and of the low ones of 64 inputs in turn. If they
+/// `JOIN`, `code = 127 high + low` where all codes of [`ROWS`] rows are small enough, which the last of a row's scales says by
+/// a 1; elsewhere `code = 256 high + low`.
 #[derive(Clone, Copy)]
-pub(crate) struct BytePairs;
+pub(crate) struct BytePairs<const JOIN: bool>;
 
-impl RowForm for BytePairs {
-    const NAME: &'static str = "int16 in pairs of bytes";
-    type Element = i8;
+impl<const JOIN: bool> RowForm for BytePairs<JOIN> {
+    const NAME: &'static str = if JOIN { "int16 in joined bytes" } else { "int16 in pairs of bytes" };
+    type Element = i16;
     const ROW_SCALE: bool = true;
+    const MIXED: bool = true;
 
     fn len(cols: usize) -> usize {
-        line_stride(2 * padded(cols))
+        padded(cols)
     }
 
     fn scales(cols: usize) -> usize {
-        1 + sums(cols)
+        1 + sums(cols) + 1
     }
 
-    fn prepare(isa: Isa, x: &[f32], row: &mut [i8], scales: &mut [f32], spare: &mut Vec<i16>) {
-        spare.clear();
-        spare.resize(padded(x.len()), 0);
-        dispatch!(isa, t => t.work(SplitCodes { x, codes: spare, row, scales }));
+    fn prepare(isa: Isa, x: &[f32], row: &mut [i16], scales: &mut [f32], spare: &mut Vec<i16>) {
+        let (_, of_codes) = scales.split_last_mut().expect("a scale for what is joined");
+        Int16Rows::prepare(isa, x, row, of_codes, spare);
     }
-}
 
-struct SplitCodes<'a> {
-    x: &'a [f32],
-    codes: &'a mut [i16],
-    row: &'a mut [i8],
-    scales: &'a mut [f32],
-}
-
-impl Work for SplitCodes<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn work(self) {
-        let (scale, sums) = self.scales.split_at_mut(1);
-        scale[0] = quantize_int16(self.x, &mut self.codes[..self.x.len()]);
-        sum_codes(self.codes, sums);
-        let (lines, _) = self.row.as_chunks_mut::<LINE>();
-        for (codes, lines) in self.codes.as_chunks::<LINE>().0.iter().zip(lines.as_chunks_mut::<2>().0) {
-            let [high, low] = lines;
-            for i in 0..LINE {
-                [high[i], low[i]] = split(codes[i]);
+    fn arrange(isa: Isa, rows: &[i16], to: &mut [i16], scales: &mut [f32]) {
+        let lines = cast_slice_mut(to);
+        let joined = dispatch!(isa, t => t.work(SplitCodes { codes: rows, lines, join: JOIN }));
+        for scales in scales.chunks_exact_mut(scales.len() / ROWS) {
+            if let Some(last) = scales.last_mut() {
+                *last = f32::from(u8::from(joined));
             }
         }
     }
 }
 
-/// Codes up to 32,639.
+struct SplitCodes<'a> {
+    /// `[ROWS][inputs]`
+    codes: &'a [i16],
+    /// `[lines][ROWS][LINE]`
+    lines: &'a mut [i8],
+    join: bool,
+}
+
+impl Work for SplitCodes<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn work(self) -> bool {
+        let mut largest = 0;
+        for &code in self.codes {
+            largest = code.abs().max(largest);
+        }
+        let joined = self.join && largest <= LARGEST_JOINED;
+        let row_len = self.codes.len() / ROWS;
+        for (step, lines) in self.lines.chunks_exact_mut(2 * ROWS * LINE).enumerate() {
+            let (high, low) = lines.split_at_mut(ROWS * LINE);
+            let (high, low) = (high.as_chunks_mut::<LINE>().0, low.as_chunks_mut::<LINE>().0);
+            for row in 0..ROWS {
+                let codes = self.codes[row * row_len + step * LINE..].first_chunk().expect("whole steps");
+                split(codes, joined, &mut high[row], &mut low[row]);
+            }
+        }
+        joined
+    }
+}
+
+/// Codes up to 32,639, or [`LARGEST_JOINED`] if they are joined.
 #[inline(always)]
-fn split(code: i16) -> [i8; 2] {
-    let low = code as i8;
-    [((code - i16::from(low)) >> 8) as i8, low]
+fn split(codes: &[i16; LINE], joined: bool, high: &mut [i8; LINE], low: &mut [i8; LINE]) {
+    if joined {
+        const INVERSE: i32 = ((1 << 15) + MULTIPLE as i32 / 2) / MULTIPLE as i32;
+        for i in 0..LINE {
+            // the nearest multiple, by one instruction
+            let nearest = ((((i32::from(codes[i]) * INVERSE) >> 14) + 1) >> 1) as i16;
+            let nearest = nearest.clamp(-i16::from(i8::MAX), i8::MAX.into());
+            high[i] = nearest as i8;
+            low[i] = (codes[i] - nearest * i16::from(MULTIPLE)) as i8;
+        }
+    } else {
+        for i in 0..LINE {
+            low[i] = codes[i] as i8;
+            high[i] = ((codes[i] - i16::from(low[i])) >> 8) as i8;
+        }
+    }
+}
+
+/// The codes of [`Int8Rows`].
+#[derive(Clone, Copy)]
+pub(crate) struct Int8Lines<const WHOLE_ROW: bool>;
+
+impl<const WHOLE_ROW: bool> RowForm for Int8Lines<WHOLE_ROW> {
+    const NAME: &'static str = if WHOLE_ROW { "int8-row in lines" } else { "int8 in lines" };
+    type Element = i8;
+    const ROW_SCALE: bool = false;
+    const MIXED: bool = true;
+
+    fn len(cols: usize) -> usize {
+        padded(cols)
+    }
+
+    fn scales(cols: usize) -> usize {
+        Int8Rows::<WHOLE_ROW>::scales(cols)
+    }
+
+    fn prepare(isa: Isa, x: &[f32], row: &mut [i8], scales: &mut [f32], spare: &mut Vec<i16>) {
+        Int8Rows::<WHOLE_ROW>::prepare(isa, x, row, scales, spare);
+    }
+
+    fn prepare_for(
+        precision: ActivationPrecision,
+        isa: Isa,
+        x: &[f32],
+        row: &mut [i8],
+        scales: &mut [f32],
+        spare: &mut Vec<i16>,
+    ) {
+        Int8Rows::<WHOLE_ROW>::prepare_for(precision, isa, x, row, scales, spare);
+    }
+
+    fn arrange(_: Isa, rows: &[i8], to: &mut [i8], _: &mut [f32]) {
+        interleave(rows, to);
+    }
 }
 
 /// Rounded to bf16, halves to even, those of 32 inputs in a line.
@@ -81,9 +158,10 @@ impl RowForm for Bf16Lines {
     const NAME: &'static str = "bf16 in lines";
     type Element = u16;
     const ROW_SCALE: bool = false;
+    const MIXED: bool = true;
 
     fn len(cols: usize) -> usize {
-        line_stride(2 * padded(cols)) / 2
+        padded(cols)
     }
 
     fn scales(cols: usize) -> usize {
@@ -92,6 +170,10 @@ impl RowForm for Bf16Lines {
 
     fn prepare(isa: Isa, x: &[f32], row: &mut [u16], scales: &mut [f32], _: &mut Vec<i16>) {
         dispatch!(isa, t => t.run(|| round(x, row, scales)));
+    }
+
+    fn arrange(_: Isa, rows: &[u16], to: &mut [u16], _: &mut [f32]) {
+        interleave(rows, to);
     }
 }
 
@@ -107,15 +189,111 @@ fn round(x: &[f32], row: &mut [u16], sums: &mut [f32]) {
     }
 }
 
+/// Inputs of a line of bf16.
+const HALVES: usize = LINE / 2;
+
+/// f32 as the sum of three bf16, which is exact: lines of the first, the second and the third of 32 inputs in turn. What is
+/// below the least normal number is lost.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16Triples;
+
+impl RowForm for Bf16Triples {
+    const NAME: &'static str = "f32 in three bf16";
+    type Element = u16;
+    const ROW_SCALE: bool = false;
+    const MIXED: bool = true;
+
+    fn len(cols: usize) -> usize {
+        3 * padded(cols)
+    }
+
+    fn scales(_: usize) -> usize {
+        0
+    }
+
+    fn prepare(isa: Isa, x: &[f32], row: &mut [u16], _: &mut [f32], _: &mut Vec<i16>) {
+        dispatch!(isa, t => t.work(SplitFloats { x, row }));
+    }
+
+    fn arrange(_: Isa, rows: &[u16], to: &mut [u16], _: &mut [f32]) {
+        interleave(rows, to);
+    }
+}
+
+struct SplitFloats<'a> {
+    x: &'a [f32],
+    row: &'a mut [u16],
+}
+
+impl Work for SplitFloats<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        for (x, lines) in self.x.chunks(HALVES).zip(self.row.as_chunks_mut::<{ 3 * HALVES }>().0) {
+            for (i, &x) in x.iter().enumerate() {
+                [lines[i], lines[HALVES + i], lines[2 * HALVES + i]] = three(x);
+            }
+        }
+    }
+}
+
+/// Each has the next eight bits of a number, of which there are 24. What is not finite is the first alone.
+#[inline(always)]
+fn three(x: f32) -> [u16; 3] {
+    // a NaN that is cut may not become infinite
+    let bits = x.to_bits() | if x.is_nan() { 0x0040_0000 } else { 0 };
+    let cut = |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000);
+    let rest = if x.is_finite() { x - cut(x) } else { 0.0 };
+    [bits, rest.to_bits(), (rest - cut(rest)).to_bits()].map(|bits| (bits >> 16) as u16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn halves(codes: &[i16; LINE], joined: bool) -> ([i8; LINE], [i8; LINE]) {
+        let (mut high, mut low) = ([0; LINE], [0; LINE]);
+        split(codes, joined, &mut high, &mut low);
+        (high, low)
+    }
+
     #[test]
     fn all_codes_are_split_without_loss() {
-        for code in -32_639..=32_639i16 {
-            let [high, low] = split(code).map(i32::from);
-            assert_eq!(256 * high + low, i32::from(code));
+        for (joined, largest, times) in [(true, LARGEST_JOINED, i32::from(MULTIPLE)), (false, 32_639, 256)] {
+            for code in -largest..=largest {
+                let (high, low) = halves(&[code; LINE], joined);
+                assert_eq!(times * i32::from(high[0]) + i32::from(low[0]), i32::from(code));
+            }
+        }
+    }
+
+    #[test]
+    fn floats_are_the_sum_of_three() {
+        let whole = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+        let mut bits = 0x0d00_0000u32;
+        while bits < f32::INFINITY.to_bits() {
+            for x in [f32::from_bits(bits), -f32::from_bits(bits)] {
+                let [first, second, third] = three(x).map(whole);
+                assert_eq!(first + (second + third), x);
+                assert!([first, second, third].iter().all(|part| *part == 0.0 || part.is_normal()), "{x}");
+            }
+            bits += 9_973;
+        }
+        assert_eq!(three(f32::INFINITY).map(whole), [f32::INFINITY, 0.0, 0.0]);
+        let [first, second, third] = three(f32::from_bits(0x7f80_0001)).map(whole);
+        assert!(first.is_nan() && second == 0.0 && third == 0.0);
+    }
+
+    #[test]
+    fn lines_of_rows_stand_side_by_side() {
+        let lines = 3;
+        let rows: Vec<u8> = (0..ROWS * lines * LINE).map(|i| (i / LINE) as u8).collect();
+        let mut mixed = vec![0; rows.len()];
+        interleave(&rows, &mut mixed);
+        for (i, line) in mixed.chunks_exact(LINE).enumerate() {
+            let (row, line_of_row) = (i % ROWS, i / ROWS);
+            assert!(line.iter().all(|&byte| usize::from(byte) == row * lines + line_of_row));
         }
     }
 }

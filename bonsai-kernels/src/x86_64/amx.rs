@@ -1,7 +1,8 @@
 //! Products of tiles (AMX): 16 rows of 64 bytes times 16 columns, into 16 x 16 sums that stay in the tile unit.
 //!
-//! Four tiles of sums cover 32 rows by 32 columns, two tiles each hold their factors. The sums of a group leave the tile
-//! unit by memory, since its registers are no vectors; they are scaled and added up while the next group is multiplied.
+//! Four tiles of sums cover 32 rows by 32 columns, two tiles each hold their factors. The columns of a group are spread from
+//! their codes into the first-level cache and meet several tiles of rows. The sums of a group leave the tile unit by memory,
+//! since its registers are no vectors; they are scaled and added up while the next tile is multiplied.
 #![expect(unsafe_code, reason = "instructions that the compiler does not know, loads and stores of vectors")]
 
 use std::arch::asm;
@@ -9,7 +10,10 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
+use std::time::Instant;
 
+use super::amx_columns::Columns;
+use crate::int_tile::Digits;
 use crate::isa::Amx;
 
 /// Rows, or columns, of one tile of sums.
@@ -89,70 +93,147 @@ pub(crate) enum Factors {
     Bf16,
 }
 
+impl Factors {
+    /// Inputs of one step.
+    pub(crate) const fn inputs(self) -> usize {
+        match self {
+            Self::SignedBytes | Self::UnsignedBytes => LINE,
+            Self::Bf16 => LINE / 2,
+        }
+    }
+}
+
 /// What is multiplied, and what becomes of the sums.
 pub(crate) trait Schedule: Copy + Send + Sync + 'static {
     const FACTORS: Factors;
-    /// Whether rows have two lines for each step, of the high and of the low bytes of integers, each with sums of its own: 256
-    /// times the first and the second are meant.
+    /// Lines of rows for each step. Where there are several, the numbers of rows are sums of as many.
+    const LINES: usize = 1;
+    /// Whether lines are high and low bytes of integers in turn. 256 times the first and the second are meant, each with sums of
+    /// its own, or where rows are joined [`MULTIPLE`] times the first, which then meet columns of that size, and one sum serves
+    /// both.
     const BYTE_PAIRS: bool = false;
+    /// Whether rows may be joined: columns are at most 1 then.
+    const JOINS: bool = false;
     /// Whether rows have a scale for each group.
     const ROW_SCALES: bool = false;
     /// Whether columns have biases.
     const BIASES: bool = false;
-    /// Lines of rows for each step.
-    const LINES: usize = if Self::BYTE_PAIRS { 2 } else { 1 };
+    /// Tiles of columns for each step and half.
+    const SIZES: usize = if Self::JOINS { 2 } else { 1 };
     /// Scales and biases of a panel.
     const FLOATS: usize = if Self::BIASES { 2 * COLUMNS } else { COLUMNS };
 }
+
+/// What high bytes are multiplied with where rows are joined: the most that a signed byte holds.
+pub(crate) const MULTIPLE: i8 = i8::MAX;
+
+/// The largest integer that two bytes make when they are joined.
+pub(crate) const LARGEST_JOINED: i16 = MULTIPLE as i16 * i8::MAX as i16 + i8::MAX as i16;
 
 /// Groups of one panel for some tiles of [`ROWS`] rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks<'a> {
     pub(crate) tiles: usize,
-    /// Rows of lines `[steps of all groups][LINES]`, as bytes, `row_stride` apart.
+    /// For each tile of rows, lines `[steps of all groups][LINES][ROWS]`, as bytes.
     pub(crate) rows: &'a [u8],
-    pub(crate) row_stride: usize,
+    /// Bytes from one tile of rows to the next.
+    pub(crate) rows_apart: usize,
+    /// For each tile of rows, whether they are joined, where they may be.
+    pub(crate) joined: &'a [bool],
     /// Steps of each group.
     pub(crate) steps: &'a [usize],
-    /// For each group, tiles `[steps][2]` of `[16][16]` words, then [`COLUMNS`] scales as bits, and as many biases where
-    /// there are any.
+    /// For each group, codes of [`COLUMNS`] columns, which [`Digits`] says how to read, `[halves][words][16]`, then as many scales
+    /// as bits, and biases where there are any.
     pub(crate) panel: &'a [u32],
+    pub(crate) digits: Digits,
     /// For each tile of rows and group, if rows are scaled or columns have biases.
     pub(crate) row_groups: &'a [RowGroup],
     /// From the groups of one tile of rows to those of the next.
     pub(crate) groups_apart: usize,
     /// From the sums of one tile of rows to those of the next.
     pub(crate) acc_stride: usize,
+    /// Whether they begin at zero, whatever they are.
+    pub(crate) begins: bool,
 }
 
 /// What is known of the rows of one group: their scales, and their sums, which biases are multiplied with.
 pub(crate) type RowGroup = [[f32; ROWS]; 2];
 
+/// The most steps of a group.
+pub(crate) const MOST_STEPS: usize = 4;
+
+/// Words of codes of one half of a group.
+pub(crate) const fn words<S: Schedule>(bits: usize, steps: usize) -> usize {
+    steps * S::FACTORS.inputs() * bits / 32
+}
+
 /// Words of a panel of one group.
-pub(crate) const fn group_len<S: Schedule>(steps: usize) -> usize {
-    steps * 2 * TILE_WORDS + S::FLOATS
+pub(crate) const fn group_len<S: Schedule>(bits: usize, steps: usize) -> usize {
+    2 * words::<S>(bits, steps) * TILE + S::FLOATS
 }
 
 impl Amx {
+    /// Whether the tile unit runs at its speed at the moment. CPUs hold it back where power is short, which the guests of a
+    /// server see for seconds on end: its instructions then take four times as long, and no others do.
+    pub(crate) fn runs_freely(self) -> bool {
+        // a tile is loaded and another multiplied in 16 cycles; a product of integers waits 3 for the one before
+        const STEPS: u64 = 32;
+        const PRODUCTS: u64 = STEPS * 4 * 16 / 3;
+        #[repr(C, align(64))]
+        struct Lines([u8; TILE * LINE]);
+        static ZEROS: Lines = Lines([0; TILE * LINE]);
+        // the unit may have slept, and other threads interrupt
+        (0..4).any(|_| {
+            let started = Instant::now();
+            // SAFETY: registers alone.
+            unsafe {
+                asm!(
+                    "2:",
+                    "imul {product}, {product}",
+                    "sub {left}, 1",
+                    "jnz 2b",
+                    product = inout(reg) 3u64 => _,
+                    left = inout(reg) PRODUCTS => _,
+                    options(nomem, nostack)
+                );
+            }
+            let cycles = started.elapsed();
+            let started = Instant::now();
+            // SAFETY: the token proves the instructions; tiles are configured, loaded from one that is there, and given back.
+            unsafe {
+                configure();
+                for _ in 0..STEPS {
+                    load_columns(ZEROS.0.as_ptr().cast(), 0, LINE);
+                    load_rows(ZEROS.0.as_ptr(), 0, LINE);
+                    multiply_tiles(Factors::SignedBytes);
+                }
+                release();
+            }
+            started.elapsed() < 2 * cycles
+        })
+    }
+
     /// For each tile of rows, `acc[m][n] += sum_group row_scale[m] (scale[n] sum_k row[m][k] column[n][k] + row_sum[m] bias[n])`,
     /// sums of bytes exact, those of bf16 in f32.
     ///
     /// # Panics
-    /// When a slice is too short.
+    /// When a slice is too short, or a group too deep.
     pub(crate) fn multiply<S: Schedule>(self, _: S, blocks: Blocks<'_>, acc: &mut [f32]) {
         let lines: usize = blocks.steps.iter().sum::<usize>() * S::LINES;
         let Some(last) = blocks.tiles.checked_sub(1) else { return };
-        let last_row = blocks.tiles * ROWS - 1;
-        assert!(blocks.rows.len() >= last_row * blocks.row_stride + lines * LINE, "rows of a block");
-        let panel_len: usize = blocks.steps.iter().map(|&steps| group_len::<S>(steps)).sum();
+        assert!(blocks.rows.len() >= last * blocks.rows_apart + lines * ROWS * LINE, "rows of a block");
+        assert!(!S::JOINS || blocks.joined.len() >= blocks.tiles, "tiles of a block");
+        let bits = blocks.digits.bits;
+        let panel_len: usize = blocks.steps.iter().map(|&steps| group_len::<S>(bits, steps)).sum();
         assert!(blocks.panel.len() >= panel_len, "a panel");
+        assert!(blocks.steps.iter().all(|&steps| steps <= MOST_STEPS), "steps of a group");
         assert!(acc.len() >= last * blocks.acc_stride + ROWS * COLUMNS, "sums");
         let needed =
             if S::ROW_SCALES || S::BIASES { last * blocks.groups_apart + blocks.steps.len() } else { 0 };
         assert!(blocks.row_groups.len() >= needed, "groups of rows");
         // SAFETY: the token proves the instructions, and the lengths of all slices were checked.
         unsafe {
-            multiply::<S>(&blocks, acc);
+            multiply::<S>(self, &blocks, acc);
         }
     }
 }
@@ -178,9 +259,6 @@ static CONFIGURATION: Configuration = {
     Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
 };
 
-/// Groups whose sums are added up at once: what they are added to is then loaded and stored once for all of them.
-const AT_ONCE: usize = 2;
-
 /// Rows that are added in one go.
 const PART: usize = 4;
 
@@ -188,90 +266,101 @@ const PART: usize = 4;
 #[repr(C, align(64))]
 pub(super) struct Sums([u32; 4 * TILE_WORDS]);
 
-/// Sums of a group, and what they are scaled with.
+/// Sums of one group that are still to be added.
 #[derive(Clone, Copy)]
-struct Group {
+struct Pending {
     sums: *const u32,
+    /// Whether they are sums of high bytes and of low ones, of as many rows as a tile has.
+    apart: bool,
     /// Scales of columns, and biases.
     floats: *const f32,
     row_scales: *const f32,
     row_sums: *const f32,
-}
-
-/// Sums of one or two groups that are still to be added.
-#[derive(Clone, Copy)]
-struct Pending {
-    groups: [Group; AT_ONCE],
-    count: usize,
     acc: *mut f32,
-    /// Rows that were added.
+    /// Whether these are the first.
+    begins: bool,
+    /// Rows that were added, and all of them.
     added: usize,
-}
-
-/// Rows whose sums fill the four tiles.
-const fn rows_at_once<S: Schedule>() -> usize {
-    if S::BYTE_PAIRS { TILE } else { ROWS }
+    rows: usize,
 }
 
 /// # Safety
 /// As [`Amx::multiply`] checked.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn multiply<S: Schedule>(blocks: &Blocks<'_>, acc: &mut [f32]) {
-    // of the groups that are multiplied, and of those that are added
-    let mut sums = [const { [const { MaybeUninit::<Sums>::uninit() }; AT_ONCE] }; 2];
-    let sums = sums.each_mut().map(|sums| sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<u32>()));
-    let nothing =
-        Group { sums: sums[0][0], floats: ptr::null(), row_scales: ptr::null(), row_sums: ptr::null() };
-    let mut pending = Pending { groups: [nothing; AT_ONCE], count: 0, acc: ptr::null_mut(), added: ROWS };
+unsafe fn multiply<S: Schedule>(t: Amx, blocks: &Blocks<'_>, acc: &mut [f32]) {
+    // of the group that is multiplied, and of the one that is added
+    let mut sums = [const { MaybeUninit::<Sums>::uninit() }; 2];
+    let sums = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<u32>());
+    let mut columns = Columns::new();
+    let mut pending = Pending {
+        sums: sums[0],
+        apart: false,
+        floats: ptr::null(),
+        row_scales: ptr::null(),
+        row_sums: ptr::null(),
+        acc: ptr::null_mut(),
+        begins: true,
+        added: 0,
+        rows: 0,
+    };
     let mut turn = 0;
     let acc = acc.as_mut_ptr();
+    let (mut panel, mut line) = (blocks.panel, 0);
     // SAFETY: all tiles are configured before they are used and given back after, and nothing in between leaves this
-    // function. Lines lie inside the rows, tiles and scales inside the panel, sums inside `acc`, as the lengths that were
-    // checked say.
+    // function. Lines lie inside the rows, scales inside the panel, sums inside `acc`, as the lengths that were checked
+    // say; columns hold the tiles of as many steps as a group may have.
     unsafe {
         configure();
-        for tile in 0..blocks.tiles {
-            let acc = acc.add(tile * blocks.acc_stride);
-            let mut lines = blocks.rows.as_ptr().add(tile * ROWS * blocks.row_stride);
-            let mut panel = blocks.panel.as_ptr();
-            for (first, steps) in blocks.steps.chunks(AT_ONCE).enumerate() {
-                let slots = steps.iter().sum::<usize>().max(1);
-                let parts = (rows_at_once::<S>() / PART).div_ceil(slots);
-                let mut behind = panel;
-                for first_row in (0..ROWS).step_by(rows_at_once::<S>()) {
-                    let (mut line_at, mut panel_at) = (lines.add(first_row * blocks.row_stride), panel);
-                    let mut groups = [nothing; AT_ONCE];
-                    for (i, (&steps, to)) in steps.iter().zip(&mut groups).enumerate() {
-                        zero_sums();
-                        for _ in 0..steps {
-                            let second = if S::BYTE_PAIRS { LINE } else { TILE * blocks.row_stride };
-                            load_rows(line_at, second, blocks.row_stride);
-                            load_columns(panel_at, 4 * TILE_WORDS, LINE);
+        for (group, &steps) in blocks.steps.iter().enumerate() {
+            let (codes, behind) = panel.split_at_unchecked(2 * words::<S>(blocks.digits.bits, steps) * TILE);
+            let floats = behind.as_ptr().cast();
+            panel = &behind[S::FLOATS..];
+            columns.spread::<S>(t, blocks.digits, codes, steps);
+            for tile in 0..blocks.tiles {
+                let lines = blocks.rows.as_ptr().add(tile * blocks.rows_apart + line * ROWS * LINE);
+                let of_rows = blocks.row_groups.as_ptr().wrapping_add(tile * blocks.groups_apart + group);
+                let of_rows = of_rows.cast::<f32>();
+                let apart = S::BYTE_PAIRS && !(S::JOINS && *blocks.joined.get_unchecked(tile));
+                let rows = if apart { TILE } else { ROWS };
+                let parts = (ROWS / PART).div_ceil((steps * S::LINES).max(1));
+                for first in (0..ROWS).step_by(rows) {
+                    zero_sums();
+                    for step in 0..steps {
+                        let lines = lines.add(step * S::LINES * ROWS * LINE);
+                        if apart {
+                            // one step has a line of each
+                            load_columns(columns.at::<S>(step, S::SIZES - 1), TILE * LINE, LINE);
+                            load_rows(lines.add(first * LINE), ROWS * LINE, LINE);
                             multiply_tiles(S::FACTORS);
                             add::<S>(&mut pending, parts);
-                            line_at = line_at.add(S::LINES * LINE);
-                            panel_at = panel_at.add(2 * TILE_WORDS);
+                        } else {
+                            for i in 0..S::LINES {
+                                if i == 0 || S::JOINS {
+                                    load_columns(columns.at::<S>(step, i % S::SIZES), TILE * LINE, LINE);
+                                }
+                                load_rows(lines.add(i * ROWS * LINE), TILE * LINE, LINE);
+                                multiply_tiles(S::FACTORS);
+                                add::<S>(&mut pending, parts);
+                            }
                         }
-                        store_sums(sums[turn][i]);
-                        let group = tile * blocks.groups_apart + first * AT_ONCE + i;
-                        let of_rows = blocks.row_groups.as_ptr().wrapping_add(group).cast::<f32>();
-                        *to = Group {
-                            sums: sums[turn][i],
-                            floats: panel_at.cast(),
-                            row_scales: of_rows.wrapping_add(first_row),
-                            row_sums: of_rows.wrapping_add(ROWS + first_row),
-                        };
-                        panel_at = panel_at.add(S::FLOATS);
                     }
                     add::<S>(&mut pending, ROWS / PART);
-                    let acc = acc.add(first_row * COLUMNS);
-                    pending = Pending { groups, count: steps.len(), acc, added: 0 };
+                    store_sums(sums[turn]);
+                    pending = Pending {
+                        sums: sums[turn],
+                        apart,
+                        floats,
+                        row_scales: of_rows.wrapping_add(first),
+                        row_sums: of_rows.wrapping_add(ROWS + first),
+                        acc: acc.add(tile * blocks.acc_stride + first * COLUMNS),
+                        begins: blocks.begins && group == 0,
+                        added: 0,
+                        rows,
+                    };
                     turn ^= 1;
-                    behind = panel_at;
                 }
-                lines = lines.add(steps.iter().sum::<usize>() * S::LINES * LINE);
-                panel = behind;
             }
+            line += steps * S::LINES;
         }
         add::<S>(&mut pending, ROWS / PART);
         release();
@@ -316,13 +405,14 @@ pub(crate) unsafe fn zero_sums() {
 
 /// # Safety
 /// Tiles are configured; a tile of lines begins at `lines`, and one `second` bytes on.
+// the hint leaves the first-level cache to sums and columns, which come again
 #[inline(always)]
 pub(super) unsafe fn load_rows(lines: *const u8, second: usize, stride: usize) {
     // SAFETY: as the caller promised.
     unsafe {
         asm!(
-            "tileloadd tmm4, [{first} + 1*{stride}]",
-            "tileloadd tmm5, [{second} + 1*{stride}]",
+            "tileloaddt1 tmm4, [{first} + 1*{stride}]",
+            "tileloaddt1 tmm5, [{second} + 1*{stride}]",
             first = in(reg) lines,
             second = in(reg) lines.add(second),
             stride = in(reg) stride,
@@ -398,14 +488,15 @@ pub(super) unsafe fn store_sums(sums: *mut u32) {
 #[inline(always)]
 unsafe fn add<S: Schedule>(pending: &mut Pending, parts: usize) {
     for _ in 0..parts {
-        if pending.added >= rows_at_once::<S>() {
+        if pending.added >= pending.rows {
             break;
         }
         // SAFETY: as the caller promised.
         unsafe {
-            match pending.count {
-                AT_ONCE => add_part::<S, AT_ONCE>(pending),
-                _ => add_part::<S, 1>(pending),
+            if S::BYTE_PAIRS && pending.apart {
+                add_part::<S, true>(pending);
+            } else {
+                add_part::<S, false>(pending);
             }
         }
         pending.added += PART;
@@ -413,51 +504,45 @@ unsafe fn add<S: Schedule>(pending: &mut Pending, parts: usize) {
 }
 
 /// # Safety
-/// As for [`add`], with `GROUPS` groups and a part that is left.
+/// As for [`add`], with a part that is left, of such sums.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn add_part<S: Schedule, const GROUPS: usize>(pending: &Pending) {
-    let groups = &pending.groups[..GROUPS];
+unsafe fn add_part<S: Schedule, const APART: bool>(pending: &Pending) {
     let first = pending.added;
     // a part lies in one tile
     let at = (first / TILE * 2 * TILE + first % TILE) * TILE;
     // SAFETY: as the caller promised; a row of sums lies in two tiles, or in two of high and two of low bytes.
     unsafe {
-        let mut scales = [[_mm512_setzero_ps(); 2]; GROUPS];
-        for (scales, group) in scales.iter_mut().zip(groups) {
-            *scales = [_mm512_loadu_ps(group.floats), _mm512_loadu_ps(group.floats.add(TILE))];
-        }
+        let scales = [_mm512_loadu_ps(pending.floats), _mm512_loadu_ps(pending.floats.add(TILE))];
         for row in 0..PART {
             let acc = pending.acc.add((first + row) * COLUMNS);
-            let mut all = [_mm512_loadu_ps(acc), _mm512_loadu_ps(acc.add(TILE))];
-            for (group, scales) in groups.iter().zip(&scales) {
-                let sums = group.sums.add(at + row * TILE);
-                for half in 0..2 {
-                    let first_sums = _mm512_load_si512(sums.add(half * TILE_WORDS).cast());
-                    let mut sums = match S::FACTORS {
-                        Factors::Bf16 => _mm512_castsi512_ps(first_sums),
-                        _ if S::BYTE_PAIRS => {
-                            let low = _mm512_load_si512(sums.add((2 + half) * TILE_WORDS).cast());
-                            _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(first_sums), low))
-                        }
-                        _ => _mm512_cvtepi32_ps(first_sums),
-                    };
-                    if S::ROW_SCALES {
-                        sums = _mm512_mul_ps(sums, _mm512_set1_ps(*group.row_scales.add(first + row)));
+            let sums = pending.sums.add(at + row * TILE);
+            for (half, &scales) in scales.iter().enumerate() {
+                let acc = acc.add(half * TILE);
+                let first_sums = _mm512_load_si512(sums.add(half * TILE_WORDS).cast());
+                let mut sums = match S::FACTORS {
+                    Factors::Bf16 => _mm512_castsi512_ps(first_sums),
+                    _ if APART => {
+                        let low = _mm512_load_si512(sums.add((2 + half) * TILE_WORDS).cast());
+                        _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(first_sums), low))
                     }
-                    all[half] = _mm512_fmadd_ps(sums, scales[half], all[half]);
-                    if S::BIASES {
-                        let biases = _mm512_loadu_ps(group.floats.add(COLUMNS + half * TILE));
-                        let mut factor = *group.row_sums.add(first + row);
-                        if S::ROW_SCALES {
-                            factor *= *group.row_scales.add(first + row);
-                        }
-                        all[half] = _mm512_fmadd_ps(_mm512_set1_ps(factor), biases, all[half]);
-                    }
+                    _ => _mm512_cvtepi32_ps(first_sums),
+                };
+                if S::ROW_SCALES {
+                    sums = _mm512_mul_ps(sums, _mm512_set1_ps(*pending.row_scales.add(first + row)));
                 }
+                let before = if pending.begins { _mm512_setzero_ps() } else { _mm512_loadu_ps(acc) };
+                let mut all = _mm512_fmadd_ps(sums, scales, before);
+                if S::BIASES {
+                    let biases = _mm512_loadu_ps(pending.floats.add(COLUMNS + half * TILE));
+                    let mut factor = *pending.row_sums.add(first + row);
+                    if S::ROW_SCALES {
+                        factor *= *pending.row_scales.add(first + row);
+                    }
+                    all = _mm512_fmadd_ps(_mm512_set1_ps(factor), biases, all);
+                }
+                _mm512_storeu_ps(acc, all);
             }
-            _mm512_storeu_ps(acc, all[0]);
-            _mm512_storeu_ps(acc.add(TILE), all[1]);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Kernels that name instructions of x86-64.
 
 pub(crate) mod amx;
+mod amx_columns;
 mod amx_dot;
 mod bit_tile;
 pub(crate) mod columns;

@@ -256,31 +256,6 @@ fn affine_magnitude(weights: &Weights, row: usize, col: usize) -> f64 {
     }
 }
 
-/// Sums of 16-bit activations over a group are exact and scaled in one order: tiles make the bits that tables make.
-#[test]
-fn tiles_and_tables_make_the_same_bits() {
-    let [Ok(tiles), Ok(tables)] = ["amx", "avx512"].map(Isa::named) else {
-        println!("skipped: this CPU has no products of tiles, or may not use them");
-        return;
-    };
-    let mut random = Random(11);
-    // only deep weights go through tiles
-    for (m, n, k) in [(3, 5, 6144), (33, 70, 6272), (97, 600, 6400)] {
-        for weights in &all_kinds(&mut random, n, k, 128)[..2] {
-            let x = random.matrix(m, k);
-            let [got, want] = [tiles, tables].map(|isa| {
-                let cpu = Cpu::new(isa).with_precision(ActivationPrecision::Int16);
-                let mut y = Array2::zeros((m, n));
-                gemm::matmul(&cpu, x.view(), weights, y.view_mut(), Epilogue::Store).unwrap();
-                y
-            });
-            assert_eq!(got, want, "{} {m}x{n}x{k}", weights.kind());
-            let name = gemm::kernel_name(tiles, ActivationPrecision::Int16, weights);
-            assert!(name.contains("tiles"), "{name}");
-        }
-    }
-}
-
 #[test]
 fn few_rows_of_signs_make_the_bits_of_many_on_avx2() {
     let Ok(isa) = Isa::named("avx2") else {
