@@ -7,7 +7,6 @@ mod stages;
 use std::path::Path;
 use std::sync::Arc;
 
-use bonsai_kernels::gemm::ActivationPrecision;
 use bonsai_kernels::{Cpu, DotPrecision};
 
 pub(crate) use sizes::{ModelSizes, Parts};
@@ -153,8 +152,9 @@ pub(crate) struct Wishes {
 /// What a plan depends on besides model and request.
 pub(crate) struct Setting<'a> {
     threads: usize,
-    /// Bytes of a value in rows that are prepared for weights of few bits.
-    row_bytes: u64,
+    /// Bytes of a value in rows that are prepared for weights of signs, and of codes.
+    sign_row_bytes: u64,
+    code_row_bytes: u64,
     /// Factors of attention and convolutions.
     factors: DotPrecision,
     max_memory: Option<u64>,
@@ -168,11 +168,20 @@ pub(crate) struct Setting<'a> {
 
 impl Setting<'_> {
     pub(crate) fn new(cpu: &Cpu, wishes: &Wishes) -> Self {
-        let row_bytes = cpu.precision().row_bytes(cpu.isa()) as u64;
+        let row_bytes = |signs| cpu.precision().row_bytes(cpu.isa(), signs) as u64;
         let factors = DotPrecision::chosen(cpu);
         let threads = cpu.threads();
         let Wishes { max_memory, prompts, keep_weights } = *wishes;
-        Self { threads, row_bytes, factors, max_memory, prompts, keep_weights, prompts_beside: &|_, _| 0 }
+        Self {
+            threads,
+            sign_row_bytes: row_bytes(true),
+            code_row_bytes: row_bytes(false),
+            factors,
+            max_memory,
+            prompts,
+            keep_weights,
+            prompts_beside: &|_, _| 0,
+        }
     }
 
     fn factor_bytes(&self) -> u64 {

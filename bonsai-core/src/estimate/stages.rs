@@ -91,9 +91,10 @@ impl ModelSizes {
         let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let buffers = hidden * (2 + taps.len()) + 2 * q + 2 * kv + 2 * wide;
         // the rows of the norm are still kept for the next linear when those of the middle are made
-        let rows = prepared(s.row_bytes, tokens, hidden) + prepared(s.row_bytes, tokens, wide);
+        let rows = prepared(s.code_row_bytes, tokens, hidden) + prepared(s.code_row_bytes, tokens, wide);
         let attention = panels(s.factor_bytes(), tokens, c.num_key_value_heads, c.head_dim);
-        let bytes = floats(tokens * buffers) + rows.max(attention + prepared(s.row_bytes, tokens, hidden));
+        let bytes =
+            floats(tokens * buffers) + rows.max(attention + prepared(s.code_row_bytes, tokens, hidden));
         let linears = hidden * (2 * q + 2 * kv + 3 * wide);
         let layers = taps.last().copied().unwrap_or(0);
         // half of the scores are masked
@@ -129,8 +130,9 @@ impl ModelSizes {
         let rows = Scratch::mlp_rows_of(tokens);
         let scratch = floats(Scratch::floats(c, tokens));
         let panels = panels(s.factor_bytes(), tokens, c.num_attention_heads, c.attention_head_dim);
-        let middle = prepared(s.row_bytes, rows, hidden).max(prepared(s.row_bytes, rows, hidden + mlp));
-        let widest = prepared(s.row_bytes, tokens, hidden).max(panels).max(middle);
+        let middle =
+            prepared(s.sign_row_bytes, rows, hidden).max(prepared(s.sign_row_bytes, rows, hidden + mlp));
+        let widest = prepared(s.sign_row_bytes, tokens, hidden).max(panels).max(middle);
         let angles = floats(tokens * c.attention_head_dim);
         let latents = floats(4 * image * c.in_channels);
         let condition = conditioning + lift + self.embedder;

@@ -7,7 +7,7 @@ use super::driver::Blocking;
 use super::each_code_kind;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::{BLOCK, RowForm, SUMMED};
-use super::split_rows::{Bf16Lines, Bf16Triples, BytePairs, Int8Lines};
+use super::split_rows::{Bf16Lines, Bf16Pairs, Bf16Triples, BytePairs, Int8Lines};
 use crate::int_tile::{Digits, LANES};
 use crate::isa::{Amx, Token, Work};
 use crate::weights::Weights;
@@ -162,7 +162,7 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
             count += 1;
         }
         let mut joined = [false; TILES];
-        if S::JOINS {
+        if S::BYTE_PAIRS {
             // the last of each row's scales, which is the same for all rows of a tile
             for (joined, scales) in joined.iter_mut().zip(scales.chunks(ROWS * scales_len)) {
                 *joined = scales[scales_len - 1] > 0.0;
@@ -212,16 +212,26 @@ impl<W: Codes> Work for LayOut<'_, W> {
     }
 }
 
-/// 16-bit codes in pairs of bytes times codes of weights in bytes, which have a sign where there are no biases.
+/// 16-bit codes in pairs of bytes times signs in bytes.
 #[derive(Clone, Copy)]
-pub(crate) struct Int16Codes<const BIASED: bool>;
+pub(crate) struct Int16Signs;
 
-impl<const BIASED: bool> Schedule for Int16Codes<BIASED> {
-    const FACTORS: Factors = bytes(BIASED);
+impl Schedule for Int16Signs {
+    const FACTORS: Factors = Factors::SignedBytes;
     const LINES: usize = 2;
     const BYTE_PAIRS: bool = true;
-    const JOINS: bool = !BIASED;
-    const BIASES: bool = BIASED;
+}
+
+/// 16-bit codes in two bf16 times codes of weights. The f32 sums are those of integers, which are exact: a group of codes of
+/// eight bits makes less than 2^24. In bytes they would have sums of high and of low ones, which take more time to bring out
+/// and to add than the products do.
+#[derive(Clone, Copy)]
+pub(crate) struct Int16Codes;
+
+impl Schedule for Int16Codes {
+    const FACTORS: Factors = Factors::Bf16;
+    const LINES: usize = 2;
+    const BIASES: bool = true;
 }
 
 /// Codes of one byte times such codes of weights.
@@ -238,17 +248,17 @@ const fn bytes(biased: bool) -> Factors {
     if biased { Factors::UnsignedBytes } else { Factors::SignedBytes }
 }
 
-impl MatrixWeights for Int16Codes<false> {
+impl MatrixWeights for Int16Signs {
     const METHOD: &'static str = "int16-tiles";
-    type Rows = BytePairs<true>;
+    type Rows = BytePairs;
 }
 
-impl MatrixWeights for Int16Codes<true> {
+impl MatrixWeights for Int16Codes {
     const METHOD: &'static str = "int16-tiles";
-    type Rows = BytePairs<false>;
+    type Rows = Bf16Pairs;
 
     fn sums(scales: &[f32]) -> &[f32] {
-        &scales[1..scales.len() - 1]
+        &scales[1..]
     }
 }
 

@@ -50,7 +50,7 @@ use driver::PreparedRows;
 use f32_kernel::F32Kernel;
 use int_kernel::IntKernel;
 #[cfg(target_arch = "x86_64")]
-use matrix_kernel::{Bf16Codes, F32Signs, Int8Codes, Int16Codes, MatrixKernel};
+use matrix_kernel::{Bf16Codes, F32Signs, Int8Codes, Int16Codes, Int16Signs, MatrixKernel};
 use microkernel::Microkernel;
 #[cfg(target_arch = "x86_64")]
 use permute_f32_kernel::PermuteF32Kernel;
@@ -69,9 +69,9 @@ pub struct Activations<'a> {
     isa: Isa,
     precision: ActivationPrecision,
     forms: Mutex<Vec<(&'static str, Arc<dyn Any + Send + Sync>)>>,
-    /// Whether tiles outrun tables where both make the same bits, once somebody asked: for all linears, which so share a form.
+    /// Whether products of tiles outrun what else makes the same bits, once somebody asked: for all linears, which so share forms.
     #[cfg(target_arch = "x86_64")]
-    tiles_outrun_tables: OnceLock<bool>,
+    tiles_run: OnceLock<bool>,
 }
 
 impl<'a> Activations<'a> {
@@ -106,7 +106,7 @@ impl<'a> Activations<'a> {
             precision: cpu.precision(),
             forms: Mutex::default(),
             #[cfg(target_arch = "x86_64")]
-            tiles_outrun_tables: OnceLock::new(),
+            tiles_run: OnceLock::new(),
         }
     }
 
@@ -172,8 +172,8 @@ impl<'a> Activations<'a> {
         }
         #[cfg(target_arch = "x86_64")]
         if let Some((t, choice)) = Matrix::of(self.isa, self.precision, weights)
-            && (!matches!(choice, Matrix::Int16Signs)
-                || *self.tiles_outrun_tables.get_or_init(|| t.runs_freely()))
+            && (self.precision != ActivationPrecision::Int16
+                || *self.tiles_run.get_or_init(|| t.runs_freely()))
         {
             return with_matrix!(t, choice, weights, |kernel, w| {
                 self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
@@ -275,8 +275,8 @@ macro_rules! with_matrix {
     ($t:expr, $choice:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {
         match $choice {
             Matrix::F32Signs => with_tiles!($t, F32Signs, $weights, |$kernel, $w| $body),
-            Matrix::Int16Signs => with_tiles!($t, Int16Codes::<false>, $weights, |$kernel, $w| $body),
-            Matrix::Int16Codes => with_tiles!($t, Int16Codes::<true>, $weights, |$kernel, $w| $body),
+            Matrix::Int16Signs => with_tiles!($t, Int16Signs, $weights, |$kernel, $w| $body),
+            Matrix::Int16Codes => with_tiles!($t, Int16Codes, $weights, |$kernel, $w| $body),
             Matrix::Int8Signs => with_tiles!($t, Int8Codes::<false, false>, $weights, |$kernel, $w| $body),
             Matrix::Int8Codes => with_tiles!($t, Int8Codes::<false, true>, $weights, |$kernel, $w| $body),
             Matrix::Int8RowSigns => with_tiles!($t, Int8Codes::<true, false>, $weights, |$kernel, $w| $body),
@@ -575,9 +575,9 @@ pub fn matmul(
     Activations::new(cpu, x).matmul(cpu, weights, out, epilogue)
 }
 
-/// Name of the kernel that multiplies these weights: instruction set, activations, method and tile. Where tiles are named for
-/// binary or ternary weights and [`ActivationPrecision::Int16`], tables multiply while the CPU holds the tile unit back, with
-/// the same result.
+/// Name of the kernel that multiplies these weights: instruction set, activations, method and tile. Where tiles (AMX) are named
+/// for [`ActivationPrecision::Int16`], the kernel of the next lower instruction set multiplies while the CPU holds the tile unit
+/// back, with the same result.
 pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> String {
     fn describe<W, K: Microkernel<W>>(isa: Isa, precision: ActivationPrecision, kernel: K, _: &W) -> String {
         // integers of fewer bits go as bytes
@@ -619,13 +619,13 @@ mod tests {
     use ndarray::Array2;
 
     use super::{ActivationPrecision, Activations, Epilogue};
-    use crate::weights::{BinaryWeights, Scales, TernaryWeights, Weights};
+    use crate::weights::{BinaryWeights, Int4Weights, Scales, TernaryWeights, Weights};
     use crate::{Cpu, Isa, SharedBytes};
 
     /// Sums of 16-bit activations over a group are exact and scaled in one order, whichever kernel runs. An outlier among the
     /// inputs makes codes that do not fit joined bytes.
     #[test]
-    fn tiles_and_tables_make_the_same_bits() {
+    fn tiles_make_the_bits_of_what_runs_instead() {
         let Ok(isa) = Isa::named("amx") else {
             println!("skipped: this CPU has no products of tiles, or may not use them");
             return;
@@ -648,15 +648,17 @@ mod tests {
             let binary = BinaryWeights::new(n, k, 128, bytes(n * k.div_ceil(8), 0xff), scales()).unwrap();
             // codes 0 and 1 in all places, and 2 in some
             let ternary = TernaryWeights::new(n, k, 128, bytes(n * k.div_ceil(4), 0x95), scales()).unwrap();
-            for weights in [Weights::Binary(binary), Weights::Ternary(ternary)] {
-                let [tiles, tables] = [true, false].map(|tiles| {
+            let int4 =
+                Int4Weights::new(n, k, 128, bytes(n * k.div_ceil(2), 0xff), scales(), scales()).unwrap();
+            for weights in [Weights::Binary(binary), Weights::Ternary(ternary), Weights::Int4(int4)] {
+                let [tiles, others] = [true, false].map(|tiles| {
                     let mut activations = Activations::new(&cpu, x.view());
-                    activations.tiles_outrun_tables = OnceLock::from(tiles);
+                    activations.tiles_run = OnceLock::from(tiles);
                     let mut y = Array2::zeros((m, n));
                     activations.matmul(&cpu, &weights, y.view_mut(), Epilogue::Store).unwrap();
                     y
                 });
-                assert_eq!(tiles, tables, "{} {m}x{n}x{k}", weights.kind());
+                assert_eq!(tiles, others, "{} {m}x{n}x{k}", weights.kind());
             }
         }
     }

@@ -54,12 +54,14 @@ impl ActivationPrecision {
         }
     }
 
-    /// Bytes of a number in rows that are prepared for weights of few bits, the most of all kernels of an instruction set.
-    pub fn row_bytes(self, isa: Isa) -> usize {
+    /// Bytes of a number in rows that are prepared for weights of signs, binary and ternary ones, or of codes of more bits:
+    /// the most of all kernels of an instruction set.
+    pub fn row_bytes(self, isa: Isa, signs: bool) -> usize {
+        let tiles = isa.name() == "amx";
         match self {
-            // three bf16, of which tiles are made
-            #[cfg(target_arch = "x86_64")]
-            Self::F32 if matches!(isa, Isa::Amx(_)) => 6,
+            // three bf16, and two
+            Self::F32 if tiles && signs => 6,
+            Self::Int16 if tiles && !signs => 4,
             Self::F32 | Self::Bf16 => 4,
             Self::Int16 => 2,
             _ => 1,

@@ -1,5 +1,7 @@
 //! Rows in lines of 64 bytes, of which those of [`ROWS`] rows stand side by side, as products of tiles take them.
 
+use std::mem::take;
+
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 
 use super::precision::ActivationPrecision;
@@ -25,14 +27,14 @@ fn interleave<E: Pod>(rows: &[E], to: &mut [E]) {
     }
 }
 
-/// The codes of [`Int16Rows`] in two signed bytes each: lines of the high ones and of the low ones of 64 inputs in turn. If they
-/// `JOIN`, `code = 127 high + low` where all codes of [`ROWS`] rows are small enough, which the last of a row's scales says by
-/// a 1; elsewhere `code = 256 high + low`.
+/// The codes of [`Int16Rows`] in two signed bytes each: lines of the high ones and of the low ones of 64 inputs in turn. They
+/// are joined, `code = 127 high + low`, where all codes of [`ROWS`] rows are small enough, which the last of a row's scales
+/// says by a 1; elsewhere `code = 256 high + low`.
 #[derive(Clone, Copy)]
-pub(crate) struct BytePairs<const JOIN: bool>;
+pub(crate) struct BytePairs;
 
-impl<const JOIN: bool> RowForm for BytePairs<JOIN> {
-    const NAME: &'static str = if JOIN { "int16 in joined bytes" } else { "int16 in pairs of bytes" };
+impl RowForm for BytePairs {
+    const NAME: &'static str = "int16 in pairs of bytes";
     type Element = i16;
     const ROW_SCALE: bool = true;
     const MIXED: bool = true;
@@ -52,7 +54,7 @@ impl<const JOIN: bool> RowForm for BytePairs<JOIN> {
 
     fn arrange(isa: Isa, rows: &[i16], to: &mut [i16], scales: &mut [f32]) {
         let lines = cast_slice_mut(to);
-        let joined = dispatch!(isa, t => t.work(SplitCodes { codes: rows, lines, join: JOIN }));
+        let joined = dispatch!(isa, t => t.work(SplitCodes { codes: rows, lines }));
         for scales in scales.chunks_exact_mut(scales.len() / ROWS) {
             if let Some(last) = scales.last_mut() {
                 *last = f32::from(u8::from(joined));
@@ -66,7 +68,6 @@ struct SplitCodes<'a> {
     codes: &'a [i16],
     /// `[lines][ROWS][LINE]`
     lines: &'a mut [i8],
-    join: bool,
 }
 
 impl Work for SplitCodes<'_> {
@@ -78,7 +79,7 @@ impl Work for SplitCodes<'_> {
         for &code in self.codes {
             largest = code.abs().max(largest);
         }
-        let joined = self.join && largest <= LARGEST_JOINED;
+        let joined = largest <= LARGEST_JOINED;
         let row_len = self.codes.len() / ROWS;
         for (step, lines) in self.lines.chunks_exact_mut(2 * ROWS * LINE).enumerate() {
             let (high, low) = lines.split_at_mut(ROWS * LINE);
@@ -192,6 +193,64 @@ fn round(x: &[f32], row: &mut [u16], sums: &mut [f32]) {
 /// Inputs of a line of bf16.
 const HALVES: usize = LINE / 2;
 
+/// The codes of [`Int16Rows`] as the sum of two bf16, `256 high + low`: lines of the first and of the second of 32 inputs in turn.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16Pairs;
+
+impl RowForm for Bf16Pairs {
+    const NAME: &'static str = "int16 in two bf16";
+    type Element = u16;
+    const ROW_SCALE: bool = true;
+    const MIXED: bool = true;
+
+    fn len(cols: usize) -> usize {
+        2 * padded(cols)
+    }
+
+    fn scales(cols: usize) -> usize {
+        Int16Rows::scales(cols)
+    }
+
+    fn prepare(isa: Isa, x: &[f32], row: &mut [u16], scales: &mut [f32], spare: &mut Vec<i16>) {
+        let mut codes = take(spare);
+        codes.clear();
+        codes.resize(padded(x.len()), 0);
+        Int16Rows::prepare(isa, x, &mut codes, scales, spare);
+        dispatch!(isa, t => t.work(CodesToBf16 { codes: &codes, row }));
+        *spare = codes;
+    }
+
+    fn arrange(_: Isa, rows: &[u16], to: &mut [u16], _: &mut [f32]) {
+        interleave(rows, to);
+    }
+}
+
+struct CodesToBf16<'a> {
+    codes: &'a [i16],
+    row: &'a mut [u16],
+}
+
+impl Work for CodesToBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn work(self) {
+        let lines = self.row.as_chunks_mut::<{ 2 * HALVES }>().0;
+        for (codes, lines) in self.codes.as_chunks::<HALVES>().0.iter().zip(lines) {
+            for (i, &code) in codes.iter().enumerate() {
+                [lines[i], lines[HALVES + i]] = two(code);
+            }
+        }
+    }
+}
+
+/// Both have eight bits at most.
+#[inline(always)]
+fn two(code: i16) -> [u16; 2] {
+    let low = i16::from(code as i8);
+    [code - low, low].map(|part| (f32::from(part).to_bits() >> 16) as u16)
+}
+
 /// f32 as the sum of three bf16, which is exact: lines of the first, the second and the third of 32 inputs in turn. What is
 /// below the least normal number is lost.
 #[derive(Clone, Copy)]
@@ -268,9 +327,20 @@ mod tests {
         }
     }
 
+    fn whole(bits: u16) -> f32 {
+        f32::from_bits(u32::from(bits) << 16)
+    }
+
+    #[test]
+    fn codes_are_the_sum_of_two() {
+        for code in -32_639..=32_639 {
+            let [high, low] = two(code).map(whole);
+            assert_eq!(high + low, f32::from(code));
+        }
+    }
+
     #[test]
     fn floats_are_the_sum_of_three() {
-        let whole = |bits: u16| f32::from_bits(u32::from(bits) << 16);
         let mut bits = 0x0d00_0000u32;
         while bits < f32::INFINITY.to_bits() {
             for x in [f32::from_bits(bits), -f32::from_bits(bits)] {

@@ -108,18 +108,16 @@ pub(crate) trait Schedule: Copy + Send + Sync + 'static {
     const FACTORS: Factors;
     /// Lines of rows for each step. Where there are several, the numbers of rows are sums of as many.
     const LINES: usize = 1;
-    /// Whether lines are high and low bytes of integers in turn. 256 times the first and the second are meant, each with sums of
-    /// its own, or where rows are joined [`MULTIPLE`] times the first, which then meet columns of that size, and one sum serves
-    /// both.
+    /// Whether lines are high and low bytes of integers in turn, and columns at most 1. 256 times the first and the second are
+    /// meant, each with sums of its own, or where rows are joined [`MULTIPLE`] times the first, which then meet columns of that
+    /// size, and one sum serves both.
     const BYTE_PAIRS: bool = false;
-    /// Whether rows may be joined: columns are at most 1 then.
-    const JOINS: bool = false;
     /// Whether rows have a scale for each group.
     const ROW_SCALES: bool = false;
     /// Whether columns have biases.
     const BIASES: bool = false;
     /// Tiles of columns for each step and half.
-    const SIZES: usize = if Self::JOINS { 2 } else { 1 };
+    const SIZES: usize = if Self::BYTE_PAIRS { 2 } else { 1 };
     /// Scales and biases of a panel.
     const FLOATS: usize = if Self::BIASES { 2 * COLUMNS } else { COLUMNS };
 }
@@ -222,7 +220,7 @@ impl Amx {
         let lines: usize = blocks.steps.iter().sum::<usize>() * S::LINES;
         let Some(last) = blocks.tiles.checked_sub(1) else { return };
         assert!(blocks.rows.len() >= last * blocks.rows_apart + lines * ROWS * LINE, "rows of a block");
-        assert!(!S::JOINS || blocks.joined.len() >= blocks.tiles, "tiles of a block");
+        assert!(!S::BYTE_PAIRS || blocks.joined.len() >= blocks.tiles, "tiles of a block");
         let bits = blocks.digits.bits;
         let panel_len: usize = blocks.steps.iter().map(|&steps| group_len::<S>(bits, steps)).sum();
         assert!(blocks.panel.len() >= panel_len, "a panel");
@@ -320,7 +318,7 @@ unsafe fn multiply<S: Schedule>(t: Amx, blocks: &Blocks<'_>, acc: &mut [f32]) {
                 let lines = blocks.rows.as_ptr().add(tile * blocks.rows_apart + line * ROWS * LINE);
                 let of_rows = blocks.row_groups.as_ptr().wrapping_add(tile * blocks.groups_apart + group);
                 let of_rows = of_rows.cast::<f32>();
-                let apart = S::BYTE_PAIRS && !(S::JOINS && *blocks.joined.get_unchecked(tile));
+                let apart = S::BYTE_PAIRS && !*blocks.joined.get_unchecked(tile);
                 let rows = if apart { TILE } else { ROWS };
                 let parts = (ROWS / PART).div_ceil((steps * S::LINES).max(1));
                 for first in (0..ROWS).step_by(rows) {
@@ -335,7 +333,7 @@ unsafe fn multiply<S: Schedule>(t: Amx, blocks: &Blocks<'_>, acc: &mut [f32]) {
                             add::<S>(&mut pending, parts);
                         } else {
                             for i in 0..S::LINES {
-                                if i == 0 || S::JOINS {
+                                if i == 0 || S::BYTE_PAIRS {
                                     load_columns(columns.at::<S>(step, i % S::SIZES), TILE * LINE, LINE);
                                 }
                                 load_rows(lines.add(i * ROWS * LINE), TILE * LINE, LINE);

@@ -54,6 +54,7 @@ impl Columns {
                 match (digits.bits, S::FACTORS) {
                     (1, Factors::SignedBytes) => signs_to_bytes::<S>(codes, steps, to),
                     (1, Factors::Bf16) if digits.step == 2 => signs_to_bf16(codes, steps, to),
+                    (4, Factors::Bf16) => nibbles_to_bf16(codes, steps, to),
                     _ => spread::<S>(t.lower().lower(), digits, codes, steps, to),
                 }
             }
@@ -84,7 +85,7 @@ unsafe fn signs_to_bytes<S: Schedule>(codes: &[[u32; LANES]], steps: usize, to: 
                     let (mask, rows) =
                         (_mm512_test_epi8_mask(four, bits), rows.add((2 * byte as usize + half) * LINE));
                     let ones = _mm512_mask_blend_epi8(mask, minus_one, one);
-                    if S::JOINS {
+                    if S::BYTE_PAIRS {
                         let multiples = _mm512_mask_blend_epi8(mask, minus_multiple, multiple);
                         _mm512_store_si512(rows.cast(), multiples);
                     }
@@ -124,6 +125,40 @@ unsafe fn signs_to_bf16(codes: &[[u32; LANES]], steps: usize, to: *mut Tile) {
     }
 }
 
+/// Unsigned codes of four bits, two in a row of a tile, by a table of what bf16 makes of them.
+///
+/// # Safety
+/// `codes` has four words for each step; from `to` on, every other tile of as many steps is there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn nibbles_to_bf16(codes: &[[u32; LANES]], steps: usize, to: *mut Tile) {
+    const VALUES: [u16; 32] = {
+        let (mut values, mut code) = ([0; 32], 1);
+        while code < 16 {
+            values[code] = ((code as f32).to_bits() >> 16) as u16;
+            code += 1;
+        }
+        values
+    };
+    // SAFETY: a vector of words.
+    let values = unsafe { _mm512_loadu_si512(VALUES.as_ptr().cast()) };
+    let code = _mm512_set1_epi16(15);
+    // of two words that make a long one: where the codes of a row begin, in bits, for the halves of both
+    let first = _mm512_set1_epi64(0x2424_2020_0404_0000);
+    for (i, word) in codes.iter().enumerate().take(4 * steps) {
+        // SAFETY: sixteen words, which make four of the 16 rows of a step.
+        unsafe {
+            let word = _mm512_loadu_si512(word.as_ptr().cast());
+            let rows = to.add(i / 4 * 2).cast::<u8>().add(i % 4 * 4 * LINE);
+            for pair in 0..4 {
+                let at = _mm512_add_epi8(first, _mm512_set1_epi8(8 * pair));
+                let two = _mm512_and_si512(_mm512_multishift_epi64_epi8(at, word), code);
+                let two = _mm512_permutexvar_epi16(two, values);
+                _mm512_store_si512(rows.add(pair as usize * LINE).cast(), two);
+            }
+        }
+    }
+}
+
 /// Of any codes, by way of digits.
 ///
 /// # Safety
@@ -157,7 +192,7 @@ unsafe fn spread<S: Schedule>(
         // SAFETY: as above.
         unsafe {
             last.write(tile);
-            if S::JOINS {
+            if S::BYTE_PAIRS {
                 multiply(&mut tile);
                 first.write(tile);
             }
