@@ -186,12 +186,11 @@ impl Cpu {
         init: impl Fn() -> Result<S> + Sync,
         body: impl Fn(&mut S, I) -> Result<()> + Sync,
     ) -> Result<()> {
-        let slots: Vec<Mutex<Option<I>>> = items.into_iter().map(|i| Mutex::new(Some(i))).collect();
+        let slots = slots(items);
         self.share_out(slots.len(), &|next| {
             let mut state = None;
             while let Some(index) = next()? {
-                let item = slots[index].lock().unwrap_or_else(PoisonError::into_inner).take();
-                if let Some(item) = item {
+                if let Some(item) = taken(&slots[index]) {
                     let state = match &mut state {
                         Some(state) => state,
                         none => none.insert(init()?),
@@ -235,6 +234,17 @@ impl Cpu {
             None => Ok(()),
         }
     }
+}
+
+/// A place for each item, from which one thread takes it. Generic over no more than items, as is what follows.
+#[inline(never)]
+fn slots<I>(items: Vec<I>) -> Vec<Mutex<Option<I>>> {
+    items.into_iter().map(|item| Mutex::new(Some(item))).collect()
+}
+
+#[inline(never)]
+fn taken<I>(slot: &Mutex<Option<I>>) -> Option<I> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Works off what it is given, one index after the other.

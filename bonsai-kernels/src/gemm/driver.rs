@@ -262,7 +262,10 @@ fn task<W, K: Microkernel<W>>(
             // where nothing is added to sums later, a few places serve them all
             let once = begins && last;
             for first_tile in (0..tiles).step_by(tiles_at_once) {
-                let count = tiles_at_once.min(tiles - first_tile);
+                let count = match K::TILES_BY_PANELS {
+                    Some(most) => most.min(tiles - first_tile),
+                    None => 1,
+                };
                 let operand = &mut scratch.operand[..count * operand_len];
                 for i in 0..count {
                     let rows = rows.tile(first_row + (first_tile + i) * K::MR);
@@ -283,18 +286,18 @@ fn task<W, K: Microkernel<W>>(
                         part.fetch(&out, tile(0));
                     }
                     let rows_of = |i: usize| rows.tile(first_row + tile(i));
-                    let at_once = if K::TILES_BY_PANELS.is_some() { 1 } else { part.panels };
-                    for (j, panels) in of_part.chunks(at_once * panel_len).enumerate() {
-                        let acc = &mut acc[j * at_once * tile_len..];
-                        let tile = Tile {
-                            rows: rows_of(0),
-                            operand: &*operand,
-                            panels,
-                            tiles: count,
-                            acc_stride,
-                            begins,
-                        };
+                    let multiply = |panels, acc: &mut [f32]| {
+                        let rows = rows_of(0);
+                        let tile =
+                            Tile { rows, operand: &*operand, panels, tiles: count, acc_stride, begins };
                         kernel.multiply(weights, tile, inputs.clone(), width, acc);
+                    };
+                    if K::TILES_BY_PANELS.is_some() {
+                        for (j, panel) in of_part.chunks(panel_len).enumerate() {
+                            multiply(panel, &mut acc[j * tile_len..]);
+                        }
+                    } else {
+                        multiply(of_part, &mut *acc);
                     }
                     if last {
                         for i in 0..count {

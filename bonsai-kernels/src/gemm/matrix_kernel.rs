@@ -7,19 +7,24 @@ use super::driver::Blocking;
 use super::each_code_kind;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::{BLOCK, RowForm, SUMMED};
-use super::split_rows::{Bf16Lines, Bf16Pairs, Bf16Triples, BytePairs, Int8Lines};
+use super::split_rows::{self, Bf16Lines, Bf16Pairs, Bf16Triples, Int8Lines};
 use crate::int_tile::{Digits, LANES};
 use crate::isa::{Amx, Token, Work};
 use crate::weights::Weights;
-use crate::x86_64::amx::{Blocks, COLUMNS, Factors, LINE, ROWS, RowGroup, Schedule, group_len, words};
+use crate::x86_64::amx::{
+    Blocks, BytePairs, Bytes, COLUMNS, Halves, LINE, ROWS, RowGroup, Schedule, group_len, words,
+};
 
 /// Rows and weights multiplied as `S` says.
 #[derive(Clone, Copy)]
 pub(crate) struct MatrixKernel<S>(pub(crate) Amx, pub(crate) S);
 
 /// How rows meet weights.
-pub(crate) trait MatrixWeights: Schedule {
+pub(crate) trait MatrixWeights: Copy + Send + Sync + 'static {
     const METHOD: &'static str;
+    /// Lines of rows for each step.
+    const LINES: usize = 1;
+    type Products: Schedule;
     type Rows: RowForm<Element: bytemuck::Pod>;
     /// The sums of codes of a row over each [`SUMMED`] inputs, among what is kept beside it.
     fn sums(_scales: &[f32]) -> &[f32] {
@@ -39,8 +44,8 @@ const MOST_GROUPS: usize = PASS_BYTES / LINE;
 /// Laying out the weights of a task takes as long as multiplying so many rows.
 const LAYING_OUT: usize = 48;
 
-fn steps<S: Schedule>(inputs: usize) -> usize {
-    inputs.div_ceil(S::FACTORS.inputs())
+fn steps<P: Schedule>(inputs: usize) -> usize {
+    inputs.div_ceil(P::FACTORS.inputs())
 }
 
 /// The groups of a pass.
@@ -49,8 +54,8 @@ fn groups(inputs: Range<usize>, depth: usize) -> impl Iterator<Item = Range<usiz
 }
 
 /// Inputs of one pass.
-fn pass<S: Schedule>(bits: usize) -> usize {
-    let bytes = S::LINES * LINE / S::FACTORS.inputs();
+fn pass<S: MatrixWeights>(bits: usize) -> usize {
+    let bytes = S::LINES * LINE / S::Products::FACTORS.inputs();
     let inputs = PASS_BYTES / bytes;
     if bits > 2 { inputs.min(PASS_OF_CODES) } else { inputs }
 }
@@ -90,11 +95,17 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
 
     fn panel_len(self, weights: &Weights, _: usize, depth: usize) -> usize {
         let Meaning { depth: group, bits, .. } = Meaning::of(weights);
-        groups(0..depth, group).map(|group| group_len::<S>(bits, steps::<S>(group.len()))).sum()
+        groups(0..depth, group)
+            .map(|group| group_len::<S::Products>(bits, steps::<S::Products>(group.len())))
+            .sum()
     }
 
     fn operand_len(self, _: usize) -> usize {
-        if S::ROW_SCALES || S::BIASES { MOST_GROUPS * size_of::<RowGroup>() / size_of::<f32>() } else { 0 }
+        if S::Products::ROW_SCALES || S::Products::BIASES {
+            MOST_GROUPS * size_of::<RowGroup>() / size_of::<f32>()
+        } else {
+            0
+        }
     }
 
     fn prepare_weights(
@@ -108,13 +119,13 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
         let Meaning { depth, bits, .. } = Meaning::of(weights);
         let mut rest = panel;
         for inputs in groups(inputs, depth) {
-            let steps = steps::<S>(inputs.len());
-            let (panel, behind) = rest.split_at_mut(group_len::<S>(bits, steps));
-            let (codes, floats) = panel.split_at_mut(panel.len() - S::FLOATS);
+            let steps = steps::<S::Products>(inputs.len());
+            let (panel, behind) = rest.split_at_mut(group_len::<S::Products>(bits, steps));
+            let (codes, floats) = panel.split_at_mut(panel.len() - S::Products::FLOATS);
             floats.fill(0);
             let codes = codes.as_chunks_mut().0;
             let panel = (codes, bytemuck::must_cast_slice_mut(floats));
-            let words = words::<S>(bits, steps);
+            let words = words(S::Products::FACTORS, bits, steps);
             each_code_kind!(weights, w => {
                 self.0.work(LayOut { t: self.0, weights: w, first_column, inputs, words, panel });
             });
@@ -135,10 +146,10 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
         {
             for m in 0..ROWS {
                 let beside = &rows.scales[m * rows.scales_len..][..rows.scales_len];
-                if S::ROW_SCALES {
+                if S::Products::ROW_SCALES {
                     of_scales[m] = beside[inputs.start / BLOCK];
                 }
-                if S::BIASES {
+                if S::Products::BIASES {
                     let sums = &S::sums(beside)[inputs.start / SUMMED..inputs.end.div_ceil(SUMMED)];
                     of_sums[m] = sums.iter().sum();
                 }
@@ -158,11 +169,11 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
         let Meaning { depth, bits, step, zero, .. } = Meaning::of(weights);
         let (mut group_steps, mut count) = ([0; MOST_GROUPS], 0);
         for (steps_of, inputs) in group_steps.iter_mut().zip(groups(inputs.clone(), depth)) {
-            *steps_of = steps::<S>(inputs.len());
+            *steps_of = steps::<S::Products>(inputs.len());
             count += 1;
         }
         let mut joined = [false; TILES];
-        if S::BYTE_PAIRS {
+        if S::Products::BYTE_PAIRS {
             // the last of each row's scales, which is the same for all rows of a tile
             for (joined, scales) in joined.iter_mut().zip(scales.chunks(ROWS * scales_len)) {
                 *joined = scales[scales_len - 1] > 0.0;
@@ -171,7 +182,8 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
         let rows: &[u8] = bytemuck::cast_slice(rows);
         let blocks = Blocks {
             tiles: tile.tiles,
-            rows: &rows[steps::<S>(inputs.start) * S::LINES * ROWS * LINE..],
+            lines: S::LINES,
+            rows: &rows[steps::<S::Products>(inputs.start) * S::LINES * ROWS * LINE..],
             rows_apart: ROWS * row_len * size_of::<<S::Rows as RowForm>::Element>(),
             joined: &joined,
             steps: &group_steps[..count],
@@ -182,7 +194,7 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
             acc_stride: tile.acc_stride,
             begins: tile.begins,
         };
-        self.0.multiply(self.1, blocks, acc);
+        self.0.multiply::<S::Products>(blocks, acc);
     }
 }
 
@@ -212,49 +224,27 @@ impl<W: Codes> Work for LayOut<'_, W> {
     }
 }
 
-/// 16-bit codes in pairs of bytes times signs in bytes.
+/// 16-bit codes times signs.
 #[derive(Clone, Copy)]
 pub(crate) struct Int16Signs;
 
-impl Schedule for Int16Signs {
-    const FACTORS: Factors = Factors::SignedBytes;
+impl MatrixWeights for Int16Signs {
+    const METHOD: &'static str = "int16-tiles";
     const LINES: usize = 2;
-    const BYTE_PAIRS: bool = true;
+    type Products = BytePairs;
+    type Rows = split_rows::BytePairs;
 }
 
-/// 16-bit codes in two bf16 times codes of weights. The f32 sums are those of integers, which are exact: a group of codes of
-/// eight bits makes less than 2^24. In bytes they would have sums of high and of low ones, which take more time to bring out
-/// and to add than the products do.
+/// 16-bit codes times codes of weights. The f32 sums are those of integers, which are exact: a group of codes of eight bits
+/// makes less than 2^24. In bytes there would be sums of high and of low ones, which take more time to bring out and to add
+/// than the products do.
 #[derive(Clone, Copy)]
 pub(crate) struct Int16Codes;
 
-impl Schedule for Int16Codes {
-    const FACTORS: Factors = Factors::Bf16;
-    const LINES: usize = 2;
-    const BIASES: bool = true;
-}
-
-/// Codes of one byte times such codes of weights.
-#[derive(Clone, Copy)]
-pub(crate) struct Int8Codes<const WHOLE_ROW: bool, const BIASED: bool>;
-
-impl<const WHOLE_ROW: bool, const BIASED: bool> Schedule for Int8Codes<WHOLE_ROW, BIASED> {
-    const FACTORS: Factors = bytes(BIASED);
-    const ROW_SCALES: bool = true;
-    const BIASES: bool = BIASED;
-}
-
-const fn bytes(biased: bool) -> Factors {
-    if biased { Factors::UnsignedBytes } else { Factors::SignedBytes }
-}
-
-impl MatrixWeights for Int16Signs {
-    const METHOD: &'static str = "int16-tiles";
-    type Rows = BytePairs;
-}
-
 impl MatrixWeights for Int16Codes {
     const METHOD: &'static str = "int16-tiles";
+    const LINES: usize = 2;
+    type Products = Halves<true>;
     type Rows = Bf16Pairs;
 
     fn sums(scales: &[f32]) -> &[f32] {
@@ -262,9 +252,14 @@ impl MatrixWeights for Int16Codes {
     }
 }
 
-impl<const WHOLE_ROW: bool, const BIASED: bool> MatrixWeights for Int8Codes<WHOLE_ROW, BIASED> {
-    const METHOD: &'static str = if WHOLE_ROW { "int8-row-tiles" } else { "int8-tiles" };
-    type Rows = Int8Lines<WHOLE_ROW>;
+/// Codes of one byte times such codes of weights, which have a sign where there are no biases.
+#[derive(Clone, Copy)]
+pub(crate) struct Int8Codes<const BIASED: bool>;
+
+impl<const BIASED: bool> MatrixWeights for Int8Codes<BIASED> {
+    const METHOD: &'static str = "int8-tiles";
+    type Products = Bytes<BIASED>;
+    type Rows = Int8Lines;
 
     fn sums(scales: &[f32]) -> &[f32] {
         // a scale and some sums for each block
@@ -276,13 +271,9 @@ impl<const WHOLE_ROW: bool, const BIASED: bool> MatrixWeights for Int8Codes<WHOL
 #[derive(Clone, Copy)]
 pub(crate) struct Bf16Codes<const BIASED: bool>;
 
-impl<const BIASED: bool> Schedule for Bf16Codes<BIASED> {
-    const FACTORS: Factors = Factors::Bf16;
-    const BIASES: bool = BIASED;
-}
-
 impl<const BIASED: bool> MatrixWeights for Bf16Codes<BIASED> {
     const METHOD: &'static str = "bf16-tiles";
+    type Products = Halves<BIASED>;
     type Rows = Bf16Lines;
 
     fn sums(scales: &[f32]) -> &[f32] {
@@ -294,12 +285,9 @@ impl<const BIASED: bool> MatrixWeights for Bf16Codes<BIASED> {
 #[derive(Clone, Copy)]
 pub(crate) struct F32Signs;
 
-impl Schedule for F32Signs {
-    const FACTORS: Factors = Factors::Bf16;
-    const LINES: usize = 3;
-}
-
 impl MatrixWeights for F32Signs {
     const METHOD: &'static str = "f32-tiles";
+    const LINES: usize = 3;
+    type Products = Halves<false>;
     type Rows = Bf16Triples;
 }

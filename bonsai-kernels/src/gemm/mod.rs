@@ -69,7 +69,8 @@ pub struct Activations<'a> {
     isa: Isa,
     precision: ActivationPrecision,
     forms: Mutex<Vec<(&'static str, Arc<dyn Any + Send + Sync>)>>,
-    /// Whether products of tiles outrun what else makes the same bits, once somebody asked: for all linears, which so share forms.
+    /// Whether products of tiles outrun tables, which make the same bits, once somebody asked: for all linears, which so share a
+    /// form.
     #[cfg(target_arch = "x86_64")]
     tiles_run: OnceLock<bool>,
 }
@@ -172,8 +173,7 @@ impl<'a> Activations<'a> {
         }
         #[cfg(target_arch = "x86_64")]
         if let Some((t, choice)) = Matrix::of(self.isa, self.precision, weights)
-            && (self.precision != ActivationPrecision::Int16
-                || *self.tiles_run.get_or_init(|| t.runs_freely()))
+            && (!matches!(choice, Matrix::Int16Signs) || *self.tiles_run.get_or_init(|| t.runs_freely()))
         {
             return with_matrix!(t, choice, weights, |kernel, w| {
                 self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
@@ -238,8 +238,6 @@ enum Matrix {
     Int16Codes,
     Int8Signs,
     Int8Codes,
-    Int8RowSigns,
-    Int8RowCodes,
     Bf16Signs,
     Bf16Codes,
 }
@@ -260,8 +258,6 @@ impl Matrix {
             P::Bf16 => Self::Bf16Codes,
             P::Int16 if signs => Self::Int16Signs,
             P::Int16 => Self::Int16Codes,
-            P::Int8Row if signs => Self::Int8RowSigns,
-            P::Int8Row => Self::Int8RowCodes,
             _ if signs => Self::Int8Signs,
             _ => Self::Int8Codes,
         };
@@ -277,10 +273,8 @@ macro_rules! with_matrix {
             Matrix::F32Signs => with_tiles!($t, F32Signs, $weights, |$kernel, $w| $body),
             Matrix::Int16Signs => with_tiles!($t, Int16Signs, $weights, |$kernel, $w| $body),
             Matrix::Int16Codes => with_tiles!($t, Int16Codes, $weights, |$kernel, $w| $body),
-            Matrix::Int8Signs => with_tiles!($t, Int8Codes::<false, false>, $weights, |$kernel, $w| $body),
-            Matrix::Int8Codes => with_tiles!($t, Int8Codes::<false, true>, $weights, |$kernel, $w| $body),
-            Matrix::Int8RowSigns => with_tiles!($t, Int8Codes::<true, false>, $weights, |$kernel, $w| $body),
-            Matrix::Int8RowCodes => with_tiles!($t, Int8Codes::<true, true>, $weights, |$kernel, $w| $body),
+            Matrix::Int8Signs => with_tiles!($t, Int8Codes::<false>, $weights, |$kernel, $w| $body),
+            Matrix::Int8Codes => with_tiles!($t, Int8Codes::<true>, $weights, |$kernel, $w| $body),
             Matrix::Bf16Signs => with_tiles!($t, Bf16Codes::<false>, $weights, |$kernel, $w| $body),
             Matrix::Bf16Codes => with_tiles!($t, Bf16Codes::<true>, $weights, |$kernel, $w| $body),
         }
@@ -576,17 +570,13 @@ pub fn matmul(
 }
 
 /// Name of the kernel that multiplies these weights: instruction set, activations, method and tile. Where tiles (AMX) are named
-/// for [`ActivationPrecision::Int16`], the kernel of the next lower instruction set multiplies while the CPU holds the tile unit
-/// back, with the same result.
+/// for binary or ternary weights and [`ActivationPrecision::Int16`], tables multiply while the CPU holds the tile unit back,
+/// with the same result.
 pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> String {
     fn describe<W, K: Microkernel<W>>(isa: Isa, precision: ActivationPrecision, kernel: K, _: &W) -> String {
         // integers of fewer bits go as bytes
-        let name = match K::NAME.strip_prefix("int8-") {
-            Some(method) if precision != ActivationPrecision::Int8Row => {
-                format!("{}-{method}", precision.name())
-            }
-            _ => K::NAME.to_owned(),
-        };
+        let of_bytes = K::NAME.strip_prefix("int8-row-").or(K::NAME.strip_prefix("int8-"));
+        let name = of_bytes.map_or(K::NAME.to_owned(), |method| format!("{}-{method}", precision.name()));
         format!("{}-{name}-{}x{}", isa.name(), K::MR, kernel.width(usize::MAX))
     }
     #[cfg(target_arch = "x86_64")]
@@ -626,11 +616,12 @@ mod tests {
     /// inputs makes codes that do not fit joined bytes.
     #[test]
     fn tiles_make_the_bits_of_what_runs_instead() {
-        let Ok(isa) = Isa::named("amx") else {
+        let [Ok(tiles), Ok(others)] = ["amx", "avx512bf16"].map(Isa::named) else {
             println!("skipped: this CPU has no products of tiles, or may not use them");
             return;
         };
-        let cpu = Cpu::new(isa).with_precision(ActivationPrecision::Int16);
+        let [cpu, without_tiles] =
+            [tiles, others].map(|isa| Cpu::new(isa).with_precision(ActivationPrecision::Int16));
         for (m, n, k) in [(3, 5, 64), (33, 70, 1000), (70, 133, 6400), (230, 40, 128)] {
             let bits =
                 |i: usize| (i as u32).wrapping_mul(0x9e37_79b9).rotate_left(13).wrapping_mul(0x85eb_ca6b);
@@ -651,13 +642,14 @@ mod tests {
             let int4 =
                 Int4Weights::new(n, k, 128, bytes(n * k.div_ceil(2), 0xff), scales(), scales()).unwrap();
             for weights in [Weights::Binary(binary), Weights::Ternary(ternary), Weights::Int4(int4)] {
-                let [tiles, others] = [true, false].map(|tiles| {
-                    let mut activations = Activations::new(&cpu, x.view());
-                    activations.tiles_run = OnceLock::from(tiles);
+                let product = |cpu: &Cpu| {
+                    let mut activations = Activations::new(cpu, x.view());
+                    activations.tiles_run = OnceLock::from(true);
                     let mut y = Array2::zeros((m, n));
-                    activations.matmul(&cpu, &weights, y.view_mut(), Epilogue::Store).unwrap();
+                    activations.matmul(cpu, &weights, y.view_mut(), Epilogue::Store).unwrap();
                     y
-                });
+                };
+                let [tiles, others] = [&cpu, &without_tiles].map(product);
                 assert_eq!(tiles, others, "{} {m}x{n}x{k}", weights.kind());
             }
         }

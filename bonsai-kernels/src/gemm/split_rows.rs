@@ -113,12 +113,12 @@ fn split(codes: &[i16; LINE], joined: bool, high: &mut [i8; LINE], low: &mut [i8
     }
 }
 
-/// The codes of [`Int8Rows`].
+/// The codes of [`Int8Rows`], with one scale for a whole row where the precision says so.
 #[derive(Clone, Copy)]
-pub(crate) struct Int8Lines<const WHOLE_ROW: bool>;
+pub(crate) struct Int8Lines;
 
-impl<const WHOLE_ROW: bool> RowForm for Int8Lines<WHOLE_ROW> {
-    const NAME: &'static str = if WHOLE_ROW { "int8-row in lines" } else { "int8 in lines" };
+impl RowForm for Int8Lines {
+    const NAME: &'static str = "int8 in lines";
     type Element = i8;
     const ROW_SCALE: bool = false;
     const MIXED: bool = true;
@@ -128,11 +128,11 @@ impl<const WHOLE_ROW: bool> RowForm for Int8Lines<WHOLE_ROW> {
     }
 
     fn scales(cols: usize) -> usize {
-        Int8Rows::<WHOLE_ROW>::scales(cols)
+        Int8Rows::<false>::scales(cols)
     }
 
     fn prepare(isa: Isa, x: &[f32], row: &mut [i8], scales: &mut [f32], spare: &mut Vec<i16>) {
-        Int8Rows::<WHOLE_ROW>::prepare(isa, x, row, scales, spare);
+        Int8Rows::<false>::prepare(isa, x, row, scales, spare);
     }
 
     fn prepare_for(
@@ -143,7 +143,11 @@ impl<const WHOLE_ROW: bool> RowForm for Int8Lines<WHOLE_ROW> {
         scales: &mut [f32],
         spare: &mut Vec<i16>,
     ) {
-        Int8Rows::<WHOLE_ROW>::prepare_for(precision, isa, x, row, scales, spare);
+        if precision == ActivationPrecision::Int8Row {
+            Int8Rows::<true>::prepare_for(precision, isa, x, row, scales, spare);
+        } else {
+            Int8Rows::<false>::prepare_for(precision, isa, x, row, scales, spare);
+        }
     }
 
     fn arrange(_: Isa, rows: &[i8], to: &mut [i8], _: &mut [f32]) {

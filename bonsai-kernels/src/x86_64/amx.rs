@@ -106,20 +106,44 @@ impl Factors {
 /// What is multiplied, and what becomes of the sums.
 pub(crate) trait Schedule: Copy + Send + Sync + 'static {
     const FACTORS: Factors;
-    /// Lines of rows for each step. Where there are several, the numbers of rows are sums of as many.
-    const LINES: usize = 1;
-    /// Whether lines are high and low bytes of integers in turn, and columns at most 1. 256 times the first and the second are
-    /// meant, each with sums of its own, or where rows are joined [`MULTIPLE`] times the first, which then meet columns of that
-    /// size, and one sum serves both.
+    /// Whether rows have two lines for each step, of high and of low bytes of integers, and columns are at most 1. 256 times
+    /// the first and the second are meant, each with sums of its own, or where rows are joined [`MULTIPLE`] times the first,
+    /// which then meet columns of that size, and one sum serves both.
     const BYTE_PAIRS: bool = false;
     /// Whether rows have a scale for each group.
     const ROW_SCALES: bool = false;
     /// Whether columns have biases.
     const BIASES: bool = false;
-    /// Tiles of columns for each step and half.
-    const SIZES: usize = if Self::BYTE_PAIRS { 2 } else { 1 };
     /// Scales and biases of a panel.
     const FLOATS: usize = if Self::BIASES { 2 * COLUMNS } else { COLUMNS };
+}
+
+/// Pairs of bytes times signs.
+#[derive(Clone, Copy)]
+pub(crate) struct BytePairs;
+
+impl Schedule for BytePairs {
+    const FACTORS: Factors = Factors::SignedBytes;
+    const BYTE_PAIRS: bool = true;
+}
+
+/// Bytes times bytes, which have a sign where there are no biases.
+#[derive(Clone, Copy)]
+pub(crate) struct Bytes<const BIASED: bool>;
+
+impl<const BIASED: bool> Schedule for Bytes<BIASED> {
+    const FACTORS: Factors = if BIASED { Factors::UnsignedBytes } else { Factors::SignedBytes };
+    const ROW_SCALES: bool = true;
+    const BIASES: bool = BIASED;
+}
+
+/// bf16 times bf16.
+#[derive(Clone, Copy)]
+pub(crate) struct Halves<const BIASED: bool>;
+
+impl<const BIASED: bool> Schedule for Halves<BIASED> {
+    const FACTORS: Factors = Factors::Bf16;
+    const BIASES: bool = BIASED;
 }
 
 /// What high bytes are multiplied with where rows are joined: the most that a signed byte holds.
@@ -132,7 +156,9 @@ pub(crate) const LARGEST_JOINED: i16 = MULTIPLE as i16 * i8::MAX as i16 + i8::MA
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks<'a> {
     pub(crate) tiles: usize,
-    /// For each tile of rows, lines `[steps of all groups][LINES][ROWS]`, as bytes.
+    /// Lines of a row for each step; where there are several, its numbers are sums of as many.
+    pub(crate) lines: usize,
+    /// For each tile of rows, `[steps of all groups][lines][ROWS]` lines, as bytes.
     pub(crate) rows: &'a [u8],
     /// Bytes from one tile of rows to the next.
     pub(crate) rows_apart: usize,
@@ -161,13 +187,13 @@ pub(crate) type RowGroup = [[f32; ROWS]; 2];
 pub(crate) const MOST_STEPS: usize = 4;
 
 /// Words of codes of one half of a group.
-pub(crate) const fn words<S: Schedule>(bits: usize, steps: usize) -> usize {
-    steps * S::FACTORS.inputs() * bits / 32
+pub(crate) const fn words(factors: Factors, bits: usize, steps: usize) -> usize {
+    steps * factors.inputs() * bits / 32
 }
 
 /// Words of a panel of one group.
 pub(crate) const fn group_len<S: Schedule>(bits: usize, steps: usize) -> usize {
-    2 * words::<S>(bits, steps) * TILE + S::FLOATS
+    2 * words(S::FACTORS, bits, steps) * TILE + S::FLOATS
 }
 
 impl Amx {
@@ -216,10 +242,11 @@ impl Amx {
     ///
     /// # Panics
     /// When a slice is too short, or a group too deep.
-    pub(crate) fn multiply<S: Schedule>(self, _: S, blocks: Blocks<'_>, acc: &mut [f32]) {
-        let lines: usize = blocks.steps.iter().sum::<usize>() * S::LINES;
+    pub(crate) fn multiply<S: Schedule>(self, blocks: Blocks<'_>, acc: &mut [f32]) {
+        let lines: usize = blocks.steps.iter().sum::<usize>() * blocks.lines;
         let Some(last) = blocks.tiles.checked_sub(1) else { return };
         assert!(blocks.rows.len() >= last * blocks.rows_apart + lines * ROWS * LINE, "rows of a block");
+        assert!(!S::BYTE_PAIRS || blocks.lines == 2, "lines of pairs");
         assert!(!S::BYTE_PAIRS || blocks.joined.len() >= blocks.tiles, "tiles of a block");
         let bits = blocks.digits.bits;
         let panel_len: usize = blocks.steps.iter().map(|&steps| group_len::<S>(bits, steps)).sum();
@@ -258,7 +285,7 @@ static CONFIGURATION: Configuration = {
 };
 
 /// Rows that are added in one go.
-const PART: usize = 4;
+const PART: usize = 8;
 
 /// Sums of a group, four tiles.
 #[repr(C, align(64))]
@@ -304,37 +331,39 @@ unsafe fn multiply<S: Schedule>(t: Amx, blocks: &Blocks<'_>, acc: &mut [f32]) {
     let mut turn = 0;
     let acc = acc.as_mut_ptr();
     let (mut panel, mut line) = (blocks.panel, 0);
+    let sizes = if S::BYTE_PAIRS { 2 } else { 1 };
     // SAFETY: all tiles are configured before they are used and given back after, and nothing in between leaves this
     // function. Lines lie inside the rows, scales inside the panel, sums inside `acc`, as the lengths that were checked
     // say; columns hold the tiles of as many steps as a group may have.
     unsafe {
         configure();
         for (group, &steps) in blocks.steps.iter().enumerate() {
-            let (codes, behind) = panel.split_at_unchecked(2 * words::<S>(blocks.digits.bits, steps) * TILE);
+            let (codes, behind) =
+                panel.split_at_unchecked(2 * words(S::FACTORS, blocks.digits.bits, steps) * TILE);
             let floats = behind.as_ptr().cast();
             panel = &behind[S::FLOATS..];
-            columns.spread::<S>(t, blocks.digits, codes, steps);
+            columns.spread(t, S::FACTORS, sizes, blocks.digits, codes, steps);
             for tile in 0..blocks.tiles {
                 let lines = blocks.rows.as_ptr().add(tile * blocks.rows_apart + line * ROWS * LINE);
                 let of_rows = blocks.row_groups.as_ptr().wrapping_add(tile * blocks.groups_apart + group);
                 let of_rows = of_rows.cast::<f32>();
                 let apart = S::BYTE_PAIRS && !*blocks.joined.get_unchecked(tile);
                 let rows = if apart { TILE } else { ROWS };
-                let parts = (ROWS / PART).div_ceil((steps * S::LINES).max(1));
+                let parts = (ROWS / PART).div_ceil((steps * blocks.lines).max(1));
                 for first in (0..ROWS).step_by(rows) {
                     zero_sums();
                     for step in 0..steps {
-                        let lines = lines.add(step * S::LINES * ROWS * LINE);
+                        let lines = lines.add(step * blocks.lines * ROWS * LINE);
                         if apart {
                             // one step has a line of each
-                            load_columns(columns.at::<S>(step, S::SIZES - 1), TILE * LINE, LINE);
+                            load_columns(columns.at(step * sizes + 1), TILE * LINE, LINE);
                             load_rows(lines.add(first * LINE), ROWS * LINE, LINE);
                             multiply_tiles(S::FACTORS);
                             add::<S>(&mut pending, parts);
                         } else {
-                            for i in 0..S::LINES {
+                            for i in 0..blocks.lines {
                                 if i == 0 || S::BYTE_PAIRS {
-                                    load_columns(columns.at::<S>(step, i % S::SIZES), TILE * LINE, LINE);
+                                    load_columns(columns.at(step * sizes + i), TILE * LINE, LINE);
                                 }
                                 load_rows(lines.add(i * ROWS * LINE), TILE * LINE, LINE);
                                 multiply_tiles(S::FACTORS);
@@ -358,7 +387,7 @@ unsafe fn multiply<S: Schedule>(t: Amx, blocks: &Blocks<'_>, acc: &mut [f32]) {
                     turn ^= 1;
                 }
             }
-            line += steps * S::LINES;
+            line += steps * blocks.lines;
         }
         add::<S>(&mut pending, ROWS / PART);
         release();
@@ -503,7 +532,7 @@ unsafe fn add<S: Schedule>(pending: &mut Pending, parts: usize) {
 
 /// # Safety
 /// As for [`add`], with a part that is left, of such sums.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn add_part<S: Schedule, const APART: bool>(pending: &Pending) {
     let first = pending.added;

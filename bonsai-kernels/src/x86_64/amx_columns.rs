@@ -7,43 +7,46 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::amx::{Factors, LINE, MOST_STEPS, MULTIPLE, Schedule, TILE, TILE_WORDS, words};
+use super::amx::{Factors, LINE, MOST_STEPS, MULTIPLE, TILE, TILE_WORDS, words};
 use crate::int_tile::{Bytes, Digits, IntTile, LANES, Pairs};
 use crate::isa::{Amx, Avx512Vnni};
 
 /// A tile of factors of 16 columns.
 type Tile = [u32; TILE_WORDS];
 
-/// Tiles `[steps][sizes][halves]` of a group of columns.
+/// Tiles `[steps][sizes][halves]` of a group of columns. Where there are two sizes, the first is [`MULTIPLE`] times the second.
 pub(super) struct Columns(MaybeUninit<Tiles>);
 
 #[repr(C, align(64))]
 struct Tiles([Tile; MOST_STEPS * 2]);
-
-/// Steps of bytes are half as many, and have two sizes at most.
-const fn fits<S: Schedule>(steps: usize) -> bool {
-    steps * S::SIZES <= MOST_STEPS
-}
 
 impl Columns {
     pub(super) fn new() -> Self {
         Self(MaybeUninit::uninit())
     }
 
-    /// Both halves of a step, in the smaller size last: [`MULTIPLE`] times the columns, where rows may be joined, and the columns.
+    /// The halves of one step in one size.
     #[inline(always)]
-    pub(super) fn at<S: Schedule>(&self, step: usize, size: usize) -> *const u32 {
-        self.0.as_ptr().cast::<u32>().wrapping_add((step * S::SIZES + size) * 2 * TILE_WORDS)
+    pub(super) fn at(&self, index: usize) -> *const u32 {
+        self.0.as_ptr().cast::<u32>().wrapping_add(index * 2 * TILE_WORDS)
     }
 
     /// Spreads the codes `[halves][words][16]` of a group.
     ///
     /// # Panics
     /// When there are too few codes, or too many steps.
-    #[inline]
-    pub(super) fn spread<S: Schedule>(&mut self, t: Amx, digits: Digits, codes: &[u32], steps: usize) {
-        let words = words::<S>(digits.bits, steps);
-        assert!(codes.len() >= 2 * words * TILE && fits::<S>(steps), "codes of a group");
+    #[inline(never)]
+    pub(super) fn spread(
+        &mut self,
+        t: Amx,
+        factors: Factors,
+        sizes: usize,
+        digits: Digits,
+        codes: &[u32],
+        steps: usize,
+    ) {
+        let words = words(factors, digits.bits, steps);
+        assert!(codes.len() >= 2 * words * TILE && steps * sizes <= MOST_STEPS, "codes of a group");
         let codes = codes.as_chunks::<LANES>().0;
         let to = self.0.as_mut_ptr().cast::<Tile>();
         for half in 0..2 {
@@ -51,11 +54,11 @@ impl Columns {
             // SAFETY: the token proves the instructions; there are tiles for all steps and sizes, and words for all steps.
             unsafe {
                 let to = to.add(half);
-                match (digits.bits, S::FACTORS) {
-                    (1, Factors::SignedBytes) => signs_to_bytes::<S>(codes, steps, to),
+                match (digits.bits, factors) {
+                    (1, Factors::SignedBytes) => signs_to_bytes(codes, sizes, steps, to),
                     (1, Factors::Bf16) if digits.step == 2 => signs_to_bf16(codes, steps, to),
                     (4, Factors::Bf16) => nibbles_to_bf16(codes, steps, to),
-                    _ => spread::<S>(t.lower().lower(), digits, codes, steps, to),
+                    _ => spread(t.lower().lower(), factors, sizes, digits, codes, steps, to),
                 }
             }
         }
@@ -67,7 +70,7 @@ impl Columns {
 /// # Safety
 /// `codes` has two words for each step; from `to` on, every other tile of as many steps and sizes is there.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn signs_to_bytes<S: Schedule>(codes: &[[u32; LANES]], steps: usize, to: *mut Tile) {
+unsafe fn signs_to_bytes(codes: &[[u32; LANES]], sizes: usize, steps: usize, to: *mut Tile) {
     let splat = |byte: i8| _mm512_set1_epi8(byte);
     let (one, minus_one) = (splat(1), splat(-1));
     let (multiple, minus_multiple) = (splat(MULTIPLE), splat(-MULTIPLE));
@@ -78,18 +81,18 @@ unsafe fn signs_to_bytes<S: Schedule>(codes: &[[u32; LANES]], steps: usize, to: 
         // SAFETY: sixteen words; the rows of a word are half a tile of a step.
         unsafe {
             let word = _mm512_loadu_si512(word.as_ptr().cast());
-            let rows = to.add(i / 2 * S::SIZES * 2).cast::<u8>().add(i % 2 * 8 * LINE);
+            let rows = to.add(i / 2 * sizes * 2).cast::<u8>().add(i % 2 * 8 * LINE);
             for byte in 0..4 {
                 let four = _mm512_shuffle_epi8(word, _mm512_add_epi8(first, splat(byte)));
                 for (half, &bits) in bits.iter().enumerate() {
                     let (mask, rows) =
                         (_mm512_test_epi8_mask(four, bits), rows.add((2 * byte as usize + half) * LINE));
                     let ones = _mm512_mask_blend_epi8(mask, minus_one, one);
-                    if S::BYTE_PAIRS {
+                    if sizes > 1 {
                         let multiples = _mm512_mask_blend_epi8(mask, minus_multiple, multiple);
                         _mm512_store_si512(rows.cast(), multiples);
                     }
-                    _mm512_store_si512(rows.add((S::SIZES - 1) * 2 * TILE * LINE).cast(), ones);
+                    _mm512_store_si512(rows.add((sizes - 1) * 2 * TILE * LINE).cast(), ones);
                 }
             }
         }
@@ -164,8 +167,10 @@ unsafe fn nibbles_to_bf16(codes: &[[u32; LANES]], steps: usize, to: *mut Tile) {
 /// # Safety
 /// `codes` has words for all steps; from `to` on, every other tile of as many steps and sizes is there.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn spread<S: Schedule>(
+unsafe fn spread(
     t: Avx512Vnni,
+    factors: Factors,
+    sizes: usize,
     digits: Digits,
     codes: &[[u32; LANES]],
     steps: usize,
@@ -173,18 +178,18 @@ unsafe fn spread<S: Schedule>(
 ) {
     let mut all = [[0; TILE_WORDS]; MOST_STEPS];
     let of_steps = all[..steps].as_flattened_mut();
-    match S::FACTORS {
+    match factors {
         Factors::Bf16 => IntTile::<Pairs>::spread(t, digits, codes, of_steps, LANES),
         _ => IntTile::<Bytes>::spread(t, Digits { zero: 0, ..digits }, codes, of_steps, LANES),
     }
     for (step, from) in all.iter().enumerate().take(steps) {
         // SAFETY: tiles of this step.
         let (first, last) = unsafe {
-            let first = to.add(step * S::SIZES * 2);
-            (first, first.add((S::SIZES - 1) * 2))
+            let first = to.add(step * sizes * 2);
+            (first, first.add((sizes - 1) * 2))
         };
         let mut tile = *from;
-        match S::FACTORS {
+        match factors {
             Factors::Bf16 => to_bf16(&mut tile),
             Factors::SignedBytes => to_signed(digits.zero, &mut tile),
             Factors::UnsignedBytes => {}
@@ -192,7 +197,7 @@ unsafe fn spread<S: Schedule>(
         // SAFETY: as above.
         unsafe {
             last.write(tile);
-            if S::BYTE_PAIRS {
+            if sizes > 1 {
                 multiply(&mut tile);
                 first.write(tile);
             }
