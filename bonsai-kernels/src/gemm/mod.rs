@@ -133,10 +133,11 @@ impl<'a> Activations<'a> {
                 let x = self.rows.made(cpu)?;
                 return Activations::new(cpu, x.view()).matmul(cpu, weights, out, epilogue);
             };
+            // slow permutations still outrun tables in memory, which a few rows cannot pay for
             #[cfg(target_arch = "x86_64")]
-            let permuted = permuted(self.isa, self.precision, weights);
-            #[cfg(target_arch = "x86_64")]
-            if let (ActivationPrecision::Int16, Some(t)) = (self.precision, permuted) {
+            if let (ActivationPrecision::Int16, Weights::Binary(_) | Weights::Ternary(_), Some(t)) =
+                (self.precision, weights, permute_kernel::of(self.isa))
+            {
                 each_sign_kind!(weights, w => if few_permuted::takes(x.nrows(), w) {
                     return few_permuted::multiply(cpu, t, x, w, out, epilogue);
                 });
@@ -146,7 +147,9 @@ impl<'a> Activations<'a> {
                 #[cfg(target_arch = "x86_64")]
                 _ if self.precision != ActivationPrecision::Int16 => {}
                 #[cfg(target_arch = "x86_64")]
-                Weights::Binary(w) if permuted.is_none() && few_signs::takes(self.isa, x.nrows(), w) => {
+                Weights::Binary(w)
+                    if permute_kernel::of(self.isa).is_none() && few_signs::takes(self.isa, x.nrows(), w) =>
+                {
                     return few_signs::multiply(cpu, x, w, out, epilogue);
                 }
                 _ => {}
@@ -309,7 +312,7 @@ fn permuted(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Opti
             P::F32 | P::Bf16 => matches!(weights, Weights::Binary(_)),
             _ => false,
         } && permute_kernel::takes(group_size);
-    if takes { permute_kernel::of(isa) } else { None }
+    if takes { permute_kernel::fast_of(isa) } else { None }
 }
 
 /// What tables hold.

@@ -38,15 +38,19 @@ impl TableRows for WideInt8Rows {
     const METHOD: &'static str = "int8-permuted-tables";
 }
 
-/// The instructions, where they outrun tables in memory.
+/// The instructions.
 pub(super) fn of(isa: Isa) -> Option<Avx512Vnni> {
-    let t = match isa {
-        Isa::Avx512Vnni(t) => t,
-        Isa::Avx512Bf16(t) => t.lower(),
-        Isa::Amx(t) => t.lower().lower(),
-        _ => return None,
-    };
-    t.permutes_fast().then_some(t)
+    match isa {
+        Isa::Avx512Vnni(t) => Some(t),
+        Isa::Avx512Bf16(t) => Some(t.lower()),
+        Isa::Amx(t) => Some(t.lower().lower()),
+        _ => None,
+    }
+}
+
+/// The same where they outrun tables in memory.
+pub(super) fn fast_of(isa: Isa) -> Option<Avx512Vnni> {
+    of(isa).filter(|t| t.permutes_fast())
 }
 
 /// Whether groups are made of whole blocks.

@@ -257,25 +257,32 @@ fn affine_magnitude(weights: &Weights, row: usize, col: usize) -> f64 {
 }
 
 #[test]
-fn few_rows_of_signs_make_the_bits_of_many_on_avx2() {
-    let Ok(isa) = Isa::named("avx2") else {
-        println!("skipped: this CPU has no AVX2");
-        return;
-    };
+fn few_rows_of_signs_make_the_bits_of_many() {
+    for isa in ["avx2", "avx512vnni", "avx512bf16", "amx"] {
+        match Isa::named(isa) {
+            Ok(isa) => few_rows_make_the_bits_of_many(isa),
+            Err(_) => println!("skipped: this CPU has no {isa}"),
+        }
+    }
+}
+
+fn few_rows_make_the_bits_of_many(isa: Isa) {
     let mut random = Random(12);
     let cpu = Cpu::new(isa).with_precision(ActivationPrecision::Int16);
     for (n, k) in [(1, 128), (31, 384), (33, 1280), (200, 3072)] {
-        let weights = &all_kinds(&mut random, n, k, 128)[0];
-        let x = random.matrix(17, k);
-        let product = |rows: usize| {
-            let mut y = Array2::zeros((rows, n));
-            let x = x.slice(ndarray::s![..rows, ..]);
-            gemm::matmul(&cpu, x, weights, y.view_mut(), Epilogue::Store).unwrap();
-            y
-        };
-        let many = product(17);
-        for rows in 1..=5 {
-            assert_eq!(product(rows), many.slice(ndarray::s![..rows, ..]), "{rows}x{n}x{k}");
+        for weights in &all_kinds(&mut random, n, k, 128)[..2] {
+            let x = random.matrix(17, k);
+            let product = |rows: usize| {
+                let mut y = Array2::zeros((rows, n));
+                let x = x.slice(ndarray::s![..rows, ..]);
+                gemm::matmul(&cpu, x, weights, y.view_mut(), Epilogue::Store).unwrap();
+                y
+            };
+            let many = product(17);
+            for rows in 1..=5 {
+                let what = format!("{} {} {rows}x{n}x{k}", isa.name(), weights.kind());
+                assert_eq!(product(rows), many.slice(ndarray::s![..rows, ..]), "{what}");
+            }
         }
     }
 }
