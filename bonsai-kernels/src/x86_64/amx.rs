@@ -114,6 +114,8 @@ pub(crate) trait Schedule: Copy + Send + Sync + 'static {
     const ROW_SCALES: bool = false;
     /// Whether columns have biases.
     const BIASES: bool = false;
+    /// Sizes of columns.
+    const SIZES: usize = if Self::BYTE_PAIRS { 2 } else { 1 };
     /// Scales and biases of a panel.
     const FLOATS: usize = if Self::BIASES { 2 * COLUMNS } else { COLUMNS };
 }
@@ -183,7 +185,7 @@ pub(crate) struct Blocks<'a> {
 /// What is known of the rows of one group: their scales, and their sums, which biases are multiplied with.
 pub(crate) type RowGroup = [[f32; ROWS]; 2];
 
-/// The most steps of a group.
+/// The most steps of a group, in all sizes.
 pub(crate) const MOST_STEPS: usize = 4;
 
 /// Words of codes of one half of a group.
@@ -251,7 +253,7 @@ impl Amx {
         let bits = blocks.digits.bits;
         let panel_len: usize = blocks.steps.iter().map(|&steps| group_len::<S>(bits, steps)).sum();
         assert!(blocks.panel.len() >= panel_len, "a panel");
-        assert!(blocks.steps.iter().all(|&steps| steps <= MOST_STEPS), "steps of a group");
+        assert!(blocks.steps.iter().all(|&steps| steps * S::SIZES <= MOST_STEPS), "steps of a group");
         assert!(acc.len() >= last * blocks.acc_stride + ROWS * COLUMNS, "sums");
         let needed =
             if S::ROW_SCALES || S::BIASES { last * blocks.groups_apart + blocks.steps.len() } else { 0 };
@@ -331,7 +333,7 @@ unsafe fn multiply<S: Schedule>(t: Amx, blocks: &Blocks<'_>, acc: &mut [f32]) {
     let mut turn = 0;
     let acc = acc.as_mut_ptr();
     let (mut panel, mut line) = (blocks.panel, 0);
-    let sizes = if S::BYTE_PAIRS { 2 } else { 1 };
+    let sizes = S::SIZES;
     // SAFETY: all tiles are configured before they are used and given back after, and nothing in between leaves this
     // function. Lines lie inside the rows, scales inside the panel, sums inside `acc`, as the lengths that were checked
     // say; columns hold the tiles of as many steps as a group may have.
