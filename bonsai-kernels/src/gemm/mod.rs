@@ -44,6 +44,8 @@ use crate::isa::Amx;
 use crate::isa::{Isa, Vectors, dispatch};
 use crate::table::TableTile;
 use crate::weights::Weights;
+#[cfg(target_arch = "x86_64")]
+use crate::x86_64::amx;
 use bit_kernel::BitKernel;
 use bit_rows::{SignBits, TritBits};
 use driver::PreparedRows;
@@ -176,7 +178,12 @@ impl<'a> Activations<'a> {
         }
         #[cfg(target_arch = "x86_64")]
         if let Some((t, choice)) = Matrix::of(self.isa, self.precision, weights)
-            && (!matches!(choice, Matrix::Int16Signs) || *self.tiles_run.get_or_init(|| t.runs_freely()))
+            && match choice {
+                // tables have half as many rows in a tile
+                Matrix::F32Signs => self.rows.nrows() > amx::ROWS / 2,
+                Matrix::Int16Signs => *self.tiles_run.get_or_init(|| t.runs_freely()),
+                _ => true,
+            }
         {
             return with_matrix!(t, choice, weights, |kernel, w| {
                 self.multiply(cpu, kernel, w, weights.rows(), out, epilogue)
@@ -573,8 +580,8 @@ pub fn matmul(
 }
 
 /// Name of the kernel that multiplies these weights: instruction set, activations, method and tile. Where tiles (AMX) are named
-/// for binary or ternary weights and [`ActivationPrecision::Int16`], tables multiply while the CPU holds the tile unit back,
-/// with the same result.
+/// for binary or ternary weights, tables multiply up to 16 rows of [`ActivationPrecision::F32`], and those of
+/// [`ActivationPrecision::Int16`], with the same result, while the CPU holds the tile unit back.
 pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> String {
     fn describe<W, K: Microkernel<W>>(isa: Isa, precision: ActivationPrecision, kernel: K, _: &W) -> String {
         // integers of fewer bits go as bytes
