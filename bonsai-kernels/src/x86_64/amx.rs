@@ -199,8 +199,8 @@ pub(crate) const fn group_len<S: Schedule>(bits: usize, steps: usize) -> usize {
 }
 
 impl Amx {
-    /// Whether the tile unit runs at its speed at the moment. CPUs hold it back where power is short, which the guests of a
-    /// server see for seconds on end: its instructions then take four times as long, and no others do.
+    /// Whether the tile unit runs at its speed at the moment. Guests of a server see it held back for seconds on end, as CPUs do
+    /// where power is short: its instructions then take up to four times as long, and no others do.
     pub(crate) fn runs_freely(self) -> bool {
         // a tile is loaded and another multiplied in 16 cycles; a product of integers waits 3 for the one before
         const STEPS: u64 = 32;
