@@ -262,6 +262,7 @@ fn task<W, K: Microkernel<W>>(
             // where nothing is added to sums later, a few places serve them all
             let once = begins && last;
             for first_tile in (0..tiles).step_by(tiles_at_once) {
+                // known beforehand for most kernels, whose copies of this have no loops over tiles
                 let count = match K::TILES_BY_PANELS {
                     Some(most) => most.min(tiles - first_tile),
                     None => 1,

@@ -1,6 +1,6 @@
 //! The forms in which rows of activations are prepared, each once for all linears that read it.
 
-use bytemuck::Pod;
+use bytemuck::{Pod, cast_slice, cast_slice_mut};
 
 use super::bit_rows::mean_magnitude;
 use super::precision::ActivationPrecision;
@@ -46,9 +46,24 @@ pub(crate) trait RowForm: Copy + Send + Sync + 'static {
     ) {
         Self::prepare(isa, x, row, scales, spare);
     }
-    /// Brings [`TOGETHER`] prepared rows, one behind the other, and their scales into their last order.
+    /// Brings [`TOGETHER`] prepared rows, one behind the other, and their scales into their last order: lines of rows side by
+    /// side, where a form does nothing else.
     fn arrange(_: Isa, rows: &[Self::Element], to: &mut [Self::Element], _scales: &mut [f32]) {
-        to.copy_from_slice(rows);
+        interleave(rows, to);
+    }
+}
+
+/// Bytes of a line of a row, of which those of several rows may stand side by side.
+pub(crate) const LINE: usize = 64;
+
+/// The lines of [`TOGETHER`] rows, one row after the other before, become `[line][row]`.
+fn interleave<E: Pod>(rows: &[E], to: &mut [E]) {
+    let (from, to): (&[u8], &mut [u8]) = (cast_slice(rows), cast_slice_mut(to));
+    let row_len = from.len() / TOGETHER;
+    for (i, lines) in to.chunks_exact_mut(TOGETHER * LINE).enumerate() {
+        for (line, row) in lines.chunks_exact_mut(LINE).zip(from.chunks_exact(row_len)) {
+            line.copy_from_slice(&row[i * LINE..][..LINE]);
+        }
     }
 }
 
@@ -384,4 +399,21 @@ pub(super) fn largest_magnitude(x: &[f32]) -> f32 {
         *largest = largest_or_nan(*largest, x.abs());
     }
     largest.into_iter().fold(0.0, largest_or_nan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_rows_stand_side_by_side() {
+        let lines = 3;
+        let rows: Vec<u8> = (0..TOGETHER * lines * LINE).map(|i| (i / LINE) as u8).collect();
+        let mut mixed = vec![0; rows.len()];
+        interleave(&rows, &mut mixed);
+        for (i, line) in mixed.chunks_exact(LINE).enumerate() {
+            let (row, line_of_row) = (i % TOGETHER, i / TOGETHER);
+            assert!(line.iter().all(|&byte| usize::from(byte) == row * lines + line_of_row));
+        }
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::mem::take;
 
-use bytemuck::{Pod, cast_slice, cast_slice_mut};
+use bytemuck::cast_slice_mut;
 
 use super::precision::ActivationPrecision;
-use super::rows::{BLOCK, Int8Rows, Int16Rows, RowForm, SUMMED, TOGETHER, nearest_bf16, sums};
+use super::rows::{self, BLOCK, Int8Rows, Int16Rows, RowForm, SUMMED, TOGETHER, nearest_bf16, sums};
 use crate::isa::{Isa, Token, Work, dispatch};
 use crate::x86_64::amx::{LARGEST_JOINED, LINE, MULTIPLE, ROWS};
 
@@ -14,18 +14,7 @@ fn padded(cols: usize) -> usize {
     cols.next_multiple_of(2 * BLOCK)
 }
 
-const _: () = assert!(TOGETHER == ROWS, "rows of a tile are prepared together");
-
-/// The lines of [`ROWS`] rows, one row after the other before, become `[line][row]`.
-fn interleave<E: Pod>(rows: &[E], to: &mut [E]) {
-    let (from, to): (&[u8], &mut [u8]) = (cast_slice(rows), cast_slice_mut(to));
-    let row_len = from.len() / ROWS;
-    for (i, lines) in to.chunks_exact_mut(ROWS * LINE).enumerate() {
-        for (line, row) in lines.chunks_exact_mut(LINE).zip(from.chunks_exact(row_len)) {
-            line.copy_from_slice(&row[i * LINE..][..LINE]);
-        }
-    }
-}
+const _: () = assert!(TOGETHER == ROWS && rows::LINE == LINE, "what stands side by side is a tile");
 
 /// The codes of [`Int16Rows`] in two signed bytes each: lines of the high ones and of the low ones of 64 inputs in turn. They
 /// are joined, `code = 127 high + low`, where all codes of [`ROWS`] rows are small enough, which the last of a row's scales
@@ -44,12 +33,11 @@ impl RowForm for BytePairs {
     }
 
     fn scales(cols: usize) -> usize {
-        1 + sums(cols) + 1
+        Int16Rows::scales(cols) + 1
     }
 
     fn prepare(isa: Isa, x: &[f32], row: &mut [i16], scales: &mut [f32], spare: &mut Vec<i16>) {
-        let (_, of_codes) = scales.split_last_mut().expect("a scale for what is joined");
-        Int16Rows::prepare(isa, x, row, of_codes, spare);
+        Int16Rows::prepare(isa, x, row, &mut scales[..Int16Rows::scales(x.len())], spare);
     }
 
     fn arrange(isa: Isa, rows: &[i16], to: &mut [i16], scales: &mut [f32]) {
@@ -85,8 +73,8 @@ impl Work for SplitCodes<'_> {
             let (high, low) = lines.split_at_mut(ROWS * LINE);
             let (high, low) = (high.as_chunks_mut::<LINE>().0, low.as_chunks_mut::<LINE>().0);
             for row in 0..ROWS {
-                let codes = self.codes[row * row_len + step * LINE..].first_chunk().expect("whole steps");
-                split(codes, joined, &mut high[row], &mut low[row]);
+                let codes = self.codes[row * row_len..][..row_len].as_chunks::<LINE>().0;
+                split(&codes[step], joined, &mut high[row], &mut low[row]);
             }
         }
         joined
@@ -149,10 +137,6 @@ impl RowForm for Int8Lines {
             Int8Rows::<false>::prepare_for(precision, isa, x, row, scales, spare);
         }
     }
-
-    fn arrange(_: Isa, rows: &[i8], to: &mut [i8], _: &mut [f32]) {
-        interleave(rows, to);
-    }
 }
 
 /// Rounded to bf16, halves to even, those of 32 inputs in a line.
@@ -175,10 +159,6 @@ impl RowForm for Bf16Lines {
 
     fn prepare(isa: Isa, x: &[f32], row: &mut [u16], scales: &mut [f32], _: &mut Vec<i16>) {
         dispatch!(isa, t => t.run(|| round(x, row, scales)));
-    }
-
-    fn arrange(_: Isa, rows: &[u16], to: &mut [u16], _: &mut [f32]) {
-        interleave(rows, to);
     }
 }
 
@@ -222,10 +202,6 @@ impl RowForm for Bf16Pairs {
         Int16Rows::prepare(isa, x, &mut codes, scales, spare);
         dispatch!(isa, t => t.work(CodesToBf16 { codes: &codes, row }));
         *spare = codes;
-    }
-
-    fn arrange(_: Isa, rows: &[u16], to: &mut [u16], _: &mut [f32]) {
-        interleave(rows, to);
     }
 }
 
@@ -276,10 +252,6 @@ impl RowForm for Bf16Triples {
 
     fn prepare(isa: Isa, x: &[f32], row: &mut [u16], _: &mut [f32], _: &mut Vec<i16>) {
         dispatch!(isa, t => t.work(SplitFloats { x, row }));
-    }
-
-    fn arrange(_: Isa, rows: &[u16], to: &mut [u16], _: &mut [f32]) {
-        interleave(rows, to);
     }
 }
 
@@ -357,17 +329,5 @@ mod tests {
         assert_eq!(three(f32::INFINITY).map(whole), [f32::INFINITY, 0.0, 0.0]);
         let [first, second, third] = three(f32::from_bits(0x7f80_0001)).map(whole);
         assert!(first.is_nan() && second == 0.0 && third == 0.0);
-    }
-
-    #[test]
-    fn lines_of_rows_stand_side_by_side() {
-        let lines = 3;
-        let rows: Vec<u8> = (0..ROWS * lines * LINE).map(|i| (i / LINE) as u8).collect();
-        let mut mixed = vec![0; rows.len()];
-        interleave(&rows, &mut mixed);
-        for (i, line) in mixed.chunks_exact(LINE).enumerate() {
-            let (row, line_of_row) = (i % ROWS, i / ROWS);
-            assert!(line.iter().all(|&byte| usize::from(byte) == row * lines + line_of_row));
-        }
     }
 }

@@ -20,6 +20,8 @@ fn gemm_of_every_kind_stays_inside_its_bound() {
         (31, 129, 193),
         (200, 70, 384),
         (5, 600, 300),
+        // several passes over the sums
+        (17, 40, 2200),
     ];
     for (m, n, k) in shapes {
         // large shapes with fewer groups: emulated CPUs run this too
