@@ -1,8 +1,15 @@
 //! How work is split: one trait that a host can implement, a rayon pool, and none at all.
 
+use std::hint;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+
+/// How long a caller that has done its part waits for the others before it sleeps: waking it takes some 15 microseconds, as long as a
+/// small product.
+const AWAKE: Duration = Duration::from_micros(50);
 
 /// Runs a body several times, at once where it can.
 ///
@@ -59,11 +66,23 @@ impl ParallelFor for RayonThreads {
         if count <= 1 {
             return (0..count).for_each(body);
         }
-        self.0.scope(|scope| {
+        // the caller works too: it is awake already
+        let others = &AtomicUsize::new(count - 1);
+        self.0.in_place_scope(|scope| {
             for index in 1..count {
-                scope.spawn(move |_| body(index));
+                scope.spawn(move |_| {
+                    body(index);
+                    others.fetch_sub(1, Ordering::Release);
+                });
             }
             body(0);
+            // a thread of the pool has other work to look for, perhaps that of the others
+            if self.0.current_thread_index().is_none() {
+                let since = Instant::now();
+                while others.load(Ordering::Acquire) > 0 && since.elapsed() < AWAKE {
+                    hint::spin_loop();
+                }
+            }
         });
     }
 }

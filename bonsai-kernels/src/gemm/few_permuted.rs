@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::isa::{Avx512Vnni, Token, Work};
 use crate::weights::FloatType;
 use crate::x86_64::columns::ColumnBytes;
-use crate::x86_64::permute::{BLOCK, LANES, Patterns, SCALE};
+use crate::x86_64::permute::{BLOCK, BLOCKS, Coming, LANES, Patterns, SCALE};
 
 /// Vectors of columns of a pass, at most.
 const VECTORS: usize = 4;
@@ -23,8 +23,6 @@ const VECTORS: usize = 4;
 const PASS_BYTES: usize = 48 << 10;
 /// Passes after which somebody who cancelled is heard.
 const PASSES_UNASKED: usize = 16;
-/// Blocks that all vectors of a pass meet before the next: their tables stay in the first-level cache.
-const AT_ONCE: usize = 8;
 
 /// Whether [`multiply`] takes so many rows times such weights.
 pub(super) fn takes<W: PermutedWeights>(rows: usize, weights: &W) -> bool {
@@ -141,18 +139,27 @@ impl<W: PermutedWeights> Pass<'_, W> {
         let block_bytes = 2 * <W::Patterns as Patterns>::WORDS;
         let scales = weights.scales();
         let scale_bytes = scales.float_type().size();
-        let mut of_blocks = [[0.0; LANES]; AT_ONCE];
-        for block in (0..blocks).step_by(AT_ONCE) {
-            let some = AT_ONCE.min(blocks - block);
-            for (v, sums) in sums[..count.div_ceil(LANES)].iter_mut().enumerate() {
+        let vectors = count.div_ceil(LANES);
+        let mut of_blocks = [[0.0; LANES]; BLOCKS];
+        // all vectors meet some blocks before the next: their tables stay in the first-level cache
+        for block in (0..blocks).step_by(BLOCKS) {
+            let some = BLOCKS.min(blocks - block);
+            for (v, sums) in sums[..vectors].iter_mut().enumerate() {
                 let column = vector_at(weights, first + v * LANES);
-                // the columns of the next pass, in the order in which they stand
-                let ahead = columns * (blocks + block) + v * LANES * some - v * LANES * blocks;
-                if scale_bytes == 2 && some == AT_ONCE {
+                // in blocks of codes from the first of the vector's columns on, or before it: of the columns of the next pass, those
+                // that stand where as many blocks of this one are done
+                let to_pass = (columns - v * LANES) * blocks;
+                let far = (to_pass + LANES * (vectors * block + v * some)) as isize;
+                let near = if v + 1 < vectors {
+                    (LANES * blocks + block) as isize
+                } else {
+                    (block + BLOCKS) as isize - (v * LANES * blocks) as isize
+                };
+                if scale_bytes == 2 && some == BLOCKS {
                     let stored = ColumnBytes::new(scales.as_slice(), scale_bytes * blocks, column, LANES);
                     let bf16 = scales.float_type() == FloatType::Bf16;
                     let times = scales.multiplier() * SCALE;
-                    t.turn_floats(&stored, block, bf16, times, scale_bytes * ahead, &mut of_blocks);
+                    t.turn_floats(&stored, block, bf16, times, far * scale_bytes as isize, &mut of_blocks);
                 } else {
                     for (i, of_block) in of_blocks[..some].iter_mut().enumerate() {
                         for (lane, scale) in of_block.iter_mut().enumerate() {
@@ -161,8 +168,9 @@ impl<W: PermutedWeights> Pass<'_, W> {
                     }
                 }
                 let codes = ColumnBytes::new(weights.codes(), block_bytes * blocks, column, LANES);
-                let (sums, ahead) = (sums.first_chunk_mut().expect("a few rows"), block_bytes * ahead);
-                t.add_products::<W::Patterns, ROWS>(tables, &codes, block, &of_blocks[..some], ahead, sums);
+                let sums = sums.first_chunk_mut().expect("a few rows");
+                let coming = Coming { far: far * block_bytes as isize, near: near * block_bytes as isize };
+                t.add_products::<W::Patterns, ROWS>(tables, &codes, block, &of_blocks[..some], coming, sums);
             }
         }
     }

@@ -33,6 +33,19 @@ const PARTS: usize = 8;
 const LINE: usize = CACHE_LINE / size_of::<f32>();
 /// Tables whose parts are made at once.
 const AT_ONCE: usize = 4;
+/// Blocks that [`Avx512Vnni::add_products`] meets at once, at most.
+pub(crate) const BLOCKS: usize = 8;
+
+/// What [`Avx512Vnni::add_products`] fetches meanwhile: bytes behind the first of its columns' codes, or before it.
+#[derive(Clone, Copy)]
+pub(crate) struct Coming {
+    /// Codes of a later pass, from memory, in the order in which they stand there.
+    pub(crate) far: isize,
+    /// The codes that are met next, from the second-level cache, to which they got in the pass before: so many blocks of columns as
+    /// far apart as these.
+    pub(crate) near: isize,
+}
+
 /// Which sums a table holds, and how codes of weights pick them.
 pub(crate) trait Patterns: Copy + Send + Sync + 'static {
     /// Bits of a weight's code.
@@ -298,8 +311,8 @@ impl Avx512Vnni {
     }
 
     /// `totals[row][column] += ` the products of rows with 32 columns over the blocks from `first_block` on, given the tables of each
-    /// row, the codes of columns, and the scales of blocks times [`SCALE`]. The bits are those of [`Avx512Vnni::add_permuted`]. As many
-    /// bytes as are read are fetched, `ahead` bytes behind the first column.
+    /// row, the codes of columns, and the scales of blocks times [`SCALE`]. The bits are those of [`Avx512Vnni::add_permuted`]. At
+    /// most [`BLOCKS`] of them.
     ///
     /// # Panics
     /// When a slice is too short.
@@ -310,18 +323,18 @@ impl Avx512Vnni {
         codes: &ColumnBytes<'_>,
         first_block: usize,
         scales: &[[f32; LANES]],
-        ahead: usize,
+        coming: Coming,
         totals: &mut [[f32; LANES]; ROWS],
     ) {
         let blocks = first_block + scales.len();
         assert!(codes.count == LANES && codes.len >= blocks * 2 * P::WORDS, "codes of all blocks");
         assert!(tables.iter().all(|t| t.len() >= blocks * P::STEPS * ENTRIES), "tables of all blocks");
         // SAFETY: the token proves the instructions; the lengths were checked.
-        unsafe { add_products::<P, ROWS>(tables, codes, first_block, scales, ahead, totals) }
+        unsafe { add_products::<P, ROWS>(tables, codes, first_block, scales, coming, totals) }
     }
 
-    /// Eight floats of 32 columns from stored ones of 16 bits, of which `first` come before, times `times`; fetches like
-    /// [`Avx512Vnni::add_products`].
+    /// Eight floats of 32 columns from stored ones of 16 bits, of which `first` come before, times `times`. As many bytes as are
+    /// read are fetched, `ahead` bytes behind the first column.
     ///
     /// # Panics
     /// When columns are too short.
@@ -332,8 +345,8 @@ impl Avx512Vnni {
         first: usize,
         bf16: bool,
         times: f32,
-        ahead: usize,
-        out: &mut [[f32; LANES]; 8],
+        ahead: isize,
+        out: &mut [[f32; LANES]; BLOCKS],
     ) {
         assert!(
             stored.count == LANES && stored.len >= 2 * (first + out.len()),
@@ -692,12 +705,17 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
     codes: &ColumnBytes<'_>,
     first_block: usize,
     scales: &[[f32; LANES]],
-    ahead: usize,
+    coming: Coming,
     out: &mut [[f32; LANES]; ROWS],
 ) {
     /// A row's sums take turns, so that additions wait for none.
     const TURNS: usize = 2;
     let high_half = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
+    // a block has as many lines of codes as words: all of them come in a block's steps, those of one place and of the other in turn
+    let every = P::STEPS / P::WORDS;
+    const { assert!(P::STEPS / P::WORDS >= 2) };
+    // of a column
+    let lines = P::WORDS * self::BLOCKS / LANES;
     let mut totals = [[_mm512_setzero_ps(); 2]; ROWS];
     // SAFETY: as the caller promised; a row's totals are two vectors.
     unsafe {
@@ -711,6 +729,14 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
             let mut sums = [[_mm512_setzero_si512(); TURNS]; ROWS];
             each_step!(P::STEPS, |step| {
                 let index = index::<P>(&words, step);
+                // line by line: of many at once the CPU drops some
+                let (line, turn) = (step / every, step % every);
+                if line < P::WORDS && turn == 0 {
+                    codes.fetch(coming.far + ((i * P::WORDS + line) * CACHE_LINE) as isize);
+                } else if line < P::WORDS && turn == 1 {
+                    let (column, line) = (i * LANES / self::BLOCKS + line / lines, line % lines);
+                    codes.fetch(coming.near + (column * codes.len + line * CACHE_LINE) as isize);
+                }
                 for (sums, tables) in sums.iter_mut().zip(&tables) {
                     let table = tables.as_ptr().add((block * P::STEPS + step) * ENTRIES);
                     let picked = _mm512_permutexvar_epi16(index, _mm512_loadu_si512(table.cast()));
@@ -725,7 +751,6 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
                     totals[half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, totals[half]);
                 }
             }
-            codes.fetch(ahead + i * LANES * 2 * P::WORDS, LANES * 2 * P::WORDS);
         }
         for (out, [low, high]) in out.iter_mut().zip(totals) {
             _mm512_storeu_ps(out.as_mut_ptr(), low);
@@ -742,13 +767,15 @@ unsafe fn turn_floats(
     at: usize,
     bf16: bool,
     times: f32,
-    ahead: usize,
-    out: &mut [[f32; LANES]; 8],
+    ahead: isize,
+    out: &mut [[f32; LANES]; BLOCKS],
 ) {
     let times = _mm512_set1_ps(times);
     // SAFETY: as the caller promised; each line of `out` is two vectors.
     unsafe {
-        stored.fetch(ahead, LANES * 16);
+        for line in 0..LANES * 16 / CACHE_LINE {
+            stored.fetch(ahead + (line * CACHE_LINE) as isize);
+        }
         let words = words(stored.first.add(at), stored.len, 8);
         for (out, word) in out.iter_mut().zip(words) {
             let halves = [word, _mm512_srli_epi32::<16>(word)];
