@@ -16,7 +16,7 @@ const ALL: u8 = 2;
 /// words to a vector of sums, `$to_f32` makes floats of those sums.
 macro_rules! dot_tile {
     (
-        $token:ty, $number:ty, $tile:ident, $module:ident, $features:literal, $word:ty, $lanes:literal, [$($vectors:literal),+],
+        $token:ty, $number:ty, $tile:ident, $features:literal, $word:ty, $lanes:literal, [$($vectors:literal),+],
         $load:expr, $splat:expr, $zero:expr, $sum:ty, $multiply:expr, $to_f32:expr,
         [$splat_f32:ident, $load_f32:ident, $store_f32:ident, $mul:ident, $fma:ident]
     ) => {
@@ -27,10 +27,17 @@ macro_rules! dot_tile {
             #[inline]
             fn dot(self, dot: Dot<'_, $word>, sums: &mut [f32], stride: usize) {
                 dot.check(MR, sums, stride);
+                let (all, sums) = (|keep| dot.keep.iter().all(|&k| k == keep), sums.as_mut_ptr());
                 match dot.width / $lanes {
-                    $($vectors if dot.width == $vectors * $lanes => {
-                        // SAFETY: the token proves the instructions; `check` proved the lengths.
-                        unsafe { $tile::<$vectors>(&dot, sums.as_mut_ptr(), stride) }
+                    // SAFETY: the token proves the instructions; `check` proved the lengths.
+                    $($vectors if dot.width == $vectors * $lanes => unsafe {
+                        if all(0.0) {
+                            $tile::<$vectors, NONE>(&dot, sums, stride)
+                        } else if all(1.0) {
+                            $tile::<$vectors, ALL>(&dot, sums, stride)
+                        } else {
+                            $tile::<$vectors, SOME>(&dot, sums, stride)
+                        }
                     })+
                     _ => unreachable!("no panel of {} columns on this instruction set", dot.width),
                 }
@@ -40,7 +47,7 @@ macro_rules! dot_tile {
         /// # Safety
         /// All slices are as long as `Dot::check` demands for `MR` rows and `lanes * NV` columns.
         #[target_feature(enable = $features)]
-        unsafe fn $tile<const NV: usize>(dot: &Dot<'_, $word>, sums: *mut f32, stride: usize) {
+        unsafe fn $tile<const NV: usize, const KEEP: u8>(dot: &Dot<'_, $word>, sums: *mut f32, stride: usize) {
             let panel = dot.panel.as_ptr();
             let rows: [*const $word; MR] = std::array::from_fn(|m| {
                 // SAFETY: the caller promised that rows begin inside the slice.
@@ -59,46 +66,22 @@ macro_rules! dot_tile {
                     }
                 }
             }
-            // SAFETY: as the caller promised.
-            unsafe {
-                match dot.keep {
-                    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0] => $module::store::<NV, NONE>(dot, acc, sums, stride),
-                    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0] => $module::store::<NV, ALL>(dot, acc, sums, stride),
-                    _ => $module::store::<NV, SOME>(dot, acc, sums, stride),
-                }
-            }
-        }
-
-        mod $module {
-            use super::*;
-
-            /// # Safety
-            /// As the tile's.
-            #[inline]
-            #[target_feature(enable = $features)]
-            pub(super) unsafe fn store<const NV: usize, const KEEP: u8>(
-                dot: &Dot<'_, $word>,
-                acc: [[$sum; NV]; MR],
-                sums: *mut f32,
-                stride: usize,
-            ) {
-                for (m, acc) in acc.iter().enumerate() {
-                    let (keep, row) = (dot.keep[m], $splat_f32(dot.row[m]));
-                    for (n, &acc) in acc.iter().enumerate() {
-                        // SAFETY: as above.
-                        unsafe {
-                            let at = sums.add(m * stride + n * $lanes);
-                            let scale = $mul(row, $load_f32(dot.column.as_ptr().add(n * $lanes)));
-                            let sum = match KEEP {
-                                NONE => $mul($to_f32(acc), scale),
-                                ALL => $fma($to_f32(acc), scale, $load_f32(at)),
-                                // as above, whatever rows share the tile
-                                _ if keep == 0.0 => $mul($to_f32(acc), scale),
-                                _ if keep == 1.0 => $fma($to_f32(acc), scale, $load_f32(at)),
-                                _ => $fma($splat_f32(keep), $load_f32(at), $mul($to_f32(acc), scale)),
-                            };
-                            $store_f32(at, sum);
-                        }
+            for (m, acc) in acc.iter().enumerate() {
+                let (keep, row) = (dot.keep[m], $splat_f32(dot.row[m]));
+                for (n, &acc) in acc.iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe {
+                        let at = sums.add(m * stride + n * $lanes);
+                        let scale = $mul(row, $load_f32(dot.column.as_ptr().add(n * $lanes)));
+                        let sum = match KEEP {
+                            NONE => $mul($to_f32(acc), scale),
+                            ALL => $fma($to_f32(acc), scale, $load_f32(at)),
+                            // as above, whatever rows share the tile
+                            _ if keep == 0.0 => $mul($to_f32(acc), scale),
+                            _ if keep == 1.0 => $fma($to_f32(acc), scale, $load_f32(at)),
+                            _ => $fma($splat_f32(keep), $load_f32(at), $mul($to_f32(acc), scale)),
+                        };
+                        $store_f32(at, sum);
                     }
                 }
             }
@@ -110,7 +93,6 @@ dot_tile!(
     Avx2,
     F32,
     f32_avx2,
-    of_f32_avx2,
     "avx2,fma",
     f32,
     8,
@@ -127,7 +109,6 @@ dot_tile!(
     Avx512,
     F32,
     f32_avx512,
-    of_f32_avx512,
     "avx512f",
     f32,
     16,
@@ -144,7 +125,6 @@ dot_tile!(
     Avx2,
     Int16,
     int16_avx2,
-    of_int16_avx2,
     "avx2,fma",
     u32,
     8,
@@ -161,7 +141,6 @@ dot_tile!(
     AvxVnni,
     Int16,
     int16_avxvnni,
-    of_int16_avxvnni,
     "avx2,fma,avxvnni",
     u32,
     8,
@@ -178,7 +157,6 @@ dot_tile!(
     Avx512Vnni,
     Int16,
     int16_avx512,
-    of_int16_avx512,
     "avx512f,avx512vnni",
     u32,
     16,
@@ -195,7 +173,6 @@ dot_tile!(
     Avx512Bf16,
     Bf16,
     bf16_avx512,
-    of_bf16_avx512,
     "avx512f,avx512bf16",
     u32,
     16,
