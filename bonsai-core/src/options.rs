@@ -10,12 +10,12 @@ use crate::estimate::Wishes;
 use crate::page_allocator::PageAllocator;
 use crate::prompt_cache::DEFAULT_PROMPTS;
 
-/// How a pipeline runs. The default is the best instruction set of this CPU and a private pool of all its threads.
+/// How a pipeline runs. The default is the best instruction set of this CPU and as many threads as it offers.
 #[derive(Clone, Default)]
 pub struct PipelineOptions {
-    /// Threads of a private pool; all that the system offers when `None`.
+    /// Threads that work: the one that calls and those of a private pool; all that the system offers when `None`.
     pub threads: Option<usize>,
-    /// Where work runs instead of a private pool.
+    /// Where work runs instead.
     pub parallel_for: Option<Arc<dyn ParallelFor>>,
     /// Where large buffers come from instead of mappings of their own.
     pub allocator: Option<Arc<dyn Allocator>>,

@@ -111,7 +111,7 @@ impl ParallelFor for HostThreads {
     }
 }
 
-/// A private pool.
+/// The calling thread and a private pool.
 pub(crate) struct Pool(RayonThreads);
 
 impl Pool {

@@ -39,7 +39,8 @@ pub struct bonsai_options {
     pub struct_size: u32,
     /// 0.
     pub reserved_flags: u32,
-    /// Threads of a pool of the pipeline's own; 0: as many as the system offers. Not used with parallel_for.
+    /// Threads that work: the one that calls and those of a pool of the pipeline's own; 0: as many as the system offers. Not used
+    /// with parallel_for.
     pub threads: u32,
     /// How many runs may go on at once; further ones wait. 1 at first.
     pub max_concurrent_runs: u32,

@@ -36,53 +36,80 @@ impl ParallelFor for Serial {
     }
 }
 
-/// A rayon pool: a private one, or one that the host shares. Never rayon's global pool.
+/// Threads of a rayon pool: the caller's own and those of a private pool, or a pool that the host shares. Never rayon's global pool.
 #[derive(Debug, Clone)]
-pub struct RayonThreads(Arc<ThreadPool>);
+pub struct RayonThreads(Pool);
+
+#[derive(Debug, Clone)]
+enum Pool {
+    /// One thread less than there are to be: the caller, who would have to wait for them, is the other.
+    Private(Arc<ThreadPool>),
+    /// The host may have told its threads apart from others, so that all work is for them.
+    Shared(Arc<ThreadPool>),
+    /// No thread but the caller's.
+    None,
+}
 
 impl RayonThreads {
-    /// A private pool of `threads` threads.
+    /// `threads` threads, of which the caller's is one.
     ///
     /// # Errors
     /// When the system refuses to start them.
     pub fn new(threads: usize) -> Result<Self, ThreadPoolBuildError> {
-        let pool =
-            ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("bonsai-{i}"));
-        Ok(Self(Arc::new(pool.build()?)))
+        // of no thread, rayon would make one for each core
+        if threads <= 1 {
+            return Ok(Self(Pool::None));
+        }
+        let pool = ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|i| format!("bonsai-{i}"));
+        Ok(Self(Pool::Private(Arc::new(pool.build()?))))
     }
 
     /// The host's own pool.
     pub fn shared(pool: Arc<ThreadPool>) -> Self {
-        Self(pool)
+        Self(Pool::Shared(pool))
     }
 }
 
 impl ParallelFor for RayonThreads {
     fn threads(&self) -> usize {
-        self.0.current_num_threads()
+        match &self.0 {
+            Pool::Private(pool) => pool.current_num_threads() + 1,
+            Pool::Shared(pool) => pool.current_num_threads(),
+            Pool::None => 1,
+        }
     }
 
     fn parallel_for(&self, count: usize, body: &(dyn Fn(usize) + Sync)) {
-        if count <= 1 {
-            return (0..count).for_each(body);
-        }
-        // the caller works too: it is awake already
-        let others = &AtomicUsize::new(count - 1);
-        self.0.in_place_scope(|scope| {
-            for index in 1..count {
-                scope.spawn(move |_| {
-                    body(index);
-                    others.fetch_sub(1, Ordering::Release);
-                });
-            }
-            body(0);
-            // a thread of the pool has other work to look for, perhaps that of the others
-            if self.0.current_thread_index().is_none() {
-                let since = Instant::now();
-                while others.load(Ordering::Acquire) > 0 && since.elapsed() < AWAKE {
-                    hint::spin_loop();
+        match &self.0 {
+            Pool::Private(pool) if count > 1 => beside_caller(pool, count, body),
+            Pool::Shared(pool) if count > 1 => pool.scope(|scope| {
+                for index in 1..count {
+                    scope.spawn(move |_| body(index));
                 }
-            }
-        });
+                body(0);
+            }),
+            _ => (0..count).for_each(body),
+        }
     }
+}
+
+/// Calls `body` here and on the pool's threads.
+fn beside_caller(pool: &ThreadPool, count: usize, body: &(dyn Fn(usize) + Sync)) {
+    let others = &AtomicUsize::new(count - 1);
+    pool.in_place_scope(|scope| {
+        for index in 1..count {
+            scope.spawn(move |_| {
+                body(index);
+                others.fetch_sub(1, Ordering::Release);
+            });
+        }
+        body(0);
+        // a thread of the pool itself, which called from inside a body, has the others' work to do where nobody else does
+        if pool.current_thread_index().is_none() {
+            let since = Instant::now();
+            while others.load(Ordering::Acquire) > 0 && since.elapsed() < AWAKE {
+                hint::spin_loop();
+            }
+        }
+    });
 }
