@@ -484,7 +484,8 @@ typedef struct bonsai_options {
      */
     uint32_t reserved_flags;
     /**
-     * Threads of a pool of the pipeline's own; 0: as many as the system offers. Not used with parallel_for.
+     * Threads that work: the one that calls and those of a pool of the pipeline's own; 0: as many as the system offers. Not used
+     * with parallel_for.
      */
     uint32_t threads;
     /**
