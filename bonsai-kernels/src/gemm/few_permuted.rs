@@ -19,8 +19,9 @@ use crate::x86_64::permute::{BLOCK, BLOCKS, Coming, LANES, Patterns, SCALE};
 
 /// Vectors of columns of a pass, at most.
 const VECTORS: usize = 4;
-/// Bytes of codes of a pass of several vectors, at most: those of the next pass come meanwhile, and should find the tables still there.
-const PASS_BYTES: usize = 48 << 10;
+/// Bytes of codes of a pass of several vectors, at most, with one or two rows; with more, whose tables need room too, half of them.
+/// Those of the next pass come meanwhile.
+const PASS_BYTES: usize = 96 << 10;
 /// Passes after which somebody who cancelled is heard.
 const PASSES_UNASKED: usize = 16;
 
@@ -62,7 +63,8 @@ pub(super) fn multiply<W: PermutedWeights>(
     let (tables, row_scales): (Vec<_>, Vec<_>) =
         quantised.iter().map(|(tables, scale)| (&tables[..], *scale)).unzip();
     let vector_bytes = LANES * weights.cols() / BLOCK * 2 * <W::Patterns as Patterns>::WORDS;
-    let columns = LANES * (PASS_BYTES / vector_bytes).clamp(1, VECTORS);
+    let pass_bytes = PASS_BYTES / quantised.len().div_ceil(2);
+    let columns = LANES * (pass_bytes / vector_bytes).clamp(1, VECTORS);
     // one part for each thread: memory that is read in places far apart comes faster than in neighbouring ones
     let part = weights.rows().div_ceil(cpu.threads()).next_multiple_of(columns);
     let tasks = split_columns(out, part).into_iter().enumerate().collect();

@@ -370,7 +370,7 @@ mod tests {
             (31, 1280, 128, FloatType::F16),
             (33, 2432, 128, FloatType::Bf16),
             (130, 1024, 128, FloatType::F32),
-            // passes of two vectors for a few rows, of one where weights are ternary
+            // passes of four vectors for one or two rows, of two for more; of two and one where weights are ternary
             (161, 6144, 128, FloatType::F16),
             (127, 200, 128, FloatType::F32),
             (129, 100, 256, FloatType::F16),
