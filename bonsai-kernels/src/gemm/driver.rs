@@ -44,15 +44,17 @@ impl Blocking {
         let mut best = (usize::MAX, (rows, columns));
         for row_parts in rows.div_ceil(self.rows).max(1)..=rows.div_ceil(height).max(1) {
             let rows_of_task = rows.div_ceil(row_parts).next_multiple_of(height).max(height);
-            // as many tasks as threads, or two, or three times as many
+            // as many tasks as threads, or two, or three times as many; and where columns are too many for that, whole rounds
             for rounds in 1..=3 {
-                let column_parts = fewest.max((rounds * threads).div_ceil(row_parts));
-                let columns_of_task = columns.div_ceil(column_parts).next_multiple_of(width).max(width);
-                let tasks = rows.div_ceil(rows_of_task) * columns.div_ceil(columns_of_task);
-                let one = (rows_of_task + self.laying_out) * (columns_of_task + self.building);
-                let time = tasks.div_ceil(threads) * one;
-                if time < best.0 {
-                    best = (time, (rows_of_task, columns_of_task));
+                let enough = fewest.max((rounds * threads).div_ceil(row_parts));
+                for column_parts in [enough, enough.next_multiple_of(threads)] {
+                    let columns_of_task = columns.div_ceil(column_parts).next_multiple_of(width).max(width);
+                    let tasks = rows.div_ceil(rows_of_task) * columns.div_ceil(columns_of_task);
+                    let one = (rows_of_task + self.laying_out) * (columns_of_task + self.building);
+                    let time = tasks.div_ceil(threads) * one;
+                    if time < best.0 {
+                        best = (time, (rows_of_task, columns_of_task));
+                    }
                 }
             }
         }
@@ -392,4 +394,22 @@ impl Work for Store<'_, '_> {
 /// The rows of an output.
 fn slices<'a>(out: &'a mut ArrayViewMut2<'_, f32>) -> Vec<&'a mut [f32]> {
     out.outer_iter_mut().map(|row| contiguous(row.into_slice())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_thread_waits_for_a_last_task() {
+        let blocking = |threads| {
+            let kernel = Blocking { rows: 1536, columns: 3072, tile: (6, 32), laying_out: 160, building: 8 };
+            let (rows, columns) = kernel.task(1536, 27648, threads);
+            (rows, 27648_usize.div_ceil(columns))
+        };
+        // one task's columns go into these nine times
+        assert_eq!(blocking(1), (1536, 9));
+        assert_eq!(blocking(2), (1536, 10));
+        assert_eq!(blocking(8), (1536, 16));
+    }
 }
