@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::isa::{Avx512Vnni, Token, Work};
 use crate::weights::FloatType;
 use crate::x86_64::columns::ColumnBytes;
-use crate::x86_64::permute::{BLOCK, BLOCKS, Coming, LANES, Patterns, SCALE};
+use crate::x86_64::permute::{BLOCK, Coming, LANES, MOST_BLOCKS, Patterns, SCALE};
 
 /// Vectors of columns of a pass, at most.
 const VECTORS: usize = 4;
@@ -142,10 +142,10 @@ impl<W: PermutedWeights> Pass<'_, W> {
         let scales = weights.scales();
         let scale_bytes = scales.float_type().size();
         let vectors = count.div_ceil(LANES);
-        let mut of_blocks = [[0.0; LANES]; BLOCKS];
+        let mut of_blocks = [[0.0; LANES]; MOST_BLOCKS];
         // all vectors meet some blocks before the next: their tables stay in the first-level cache
-        for block in (0..blocks).step_by(BLOCKS) {
-            let some = BLOCKS.min(blocks - block);
+        for block in (0..blocks).step_by(MOST_BLOCKS) {
+            let some = MOST_BLOCKS.min(blocks - block);
             for (v, sums) in sums[..vectors].iter_mut().enumerate() {
                 let column = vector_at(weights, first + v * LANES);
                 // in blocks of codes from the first of the vector's columns on, or before it: of the columns of the next pass, those
@@ -155,9 +155,9 @@ impl<W: PermutedWeights> Pass<'_, W> {
                 let near = if v + 1 < vectors {
                     (LANES * blocks + block) as isize
                 } else {
-                    (block + BLOCKS) as isize - (v * LANES * blocks) as isize
+                    (block + MOST_BLOCKS) as isize - (v * LANES * blocks) as isize
                 };
-                if scale_bytes == 2 && some == BLOCKS {
+                if scale_bytes == 2 && some == MOST_BLOCKS {
                     let stored = ColumnBytes::new(scales.as_slice(), scale_bytes * blocks, column, LANES);
                     let bf16 = scales.float_type() == FloatType::Bf16;
                     let times = scales.multiplier() * SCALE;

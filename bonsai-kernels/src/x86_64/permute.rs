@@ -33,8 +33,8 @@ const PARTS: usize = 8;
 const LINE: usize = CACHE_LINE / size_of::<f32>();
 /// Tables whose parts are made at once.
 const AT_ONCE: usize = 4;
-/// Blocks that [`Avx512Vnni::add_products`] meets at once, at most.
-pub(crate) const BLOCKS: usize = 8;
+/// Blocks that a call of [`Avx512Vnni::add_products`] meets, at most.
+pub(crate) const MOST_BLOCKS: usize = 8;
 
 /// What [`Avx512Vnni::add_products`] fetches meanwhile: bytes behind the first of its columns' codes, or before it.
 #[derive(Clone, Copy)]
@@ -310,9 +310,9 @@ impl Avx512Vnni {
         inputs / BLOCK * P::STEPS * ENTRIES
     }
 
-    /// `totals[row][column] += ` the products of rows with 32 columns over the blocks from `first_block` on, given the tables of each
-    /// row, the codes of columns, and the scales of blocks times [`SCALE`]. The bits are those of [`Avx512Vnni::add_permuted`]. At
-    /// most [`BLOCKS`] of them.
+    /// `totals[row][column] += ` the products of rows with 32 columns over some blocks from `first_block` on, given the tables of each
+    /// row, the codes of columns, and the scales of blocks times [`SCALE`]. The bits are those of [`Avx512Vnni::add_permuted`].
+    /// What is `coming` is fetched whole where there are [`MOST_BLOCKS`] blocks.
     ///
     /// # Panics
     /// When a slice is too short.
@@ -346,7 +346,7 @@ impl Avx512Vnni {
         bf16: bool,
         times: f32,
         ahead: isize,
-        out: &mut [[f32; LANES]; BLOCKS],
+        out: &mut [[f32; LANES]; MOST_BLOCKS],
     ) {
         assert!(
             stored.count == LANES && stored.len >= 2 * (first + out.len()),
@@ -715,7 +715,7 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
     let every = P::STEPS / P::WORDS;
     const { assert!(P::STEPS / P::WORDS >= 2) };
     // of a column
-    let lines = P::WORDS * self::BLOCKS / LANES;
+    let lines = P::WORDS * MOST_BLOCKS / LANES;
     let mut totals = [[_mm512_setzero_ps(); 2]; ROWS];
     // SAFETY: as the caller promised; a row's totals are two vectors.
     unsafe {
@@ -734,7 +734,7 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
                 if line < P::WORDS && turn == 0 {
                     codes.fetch(coming.far + ((i * P::WORDS + line) * CACHE_LINE) as isize);
                 } else if line < P::WORDS && turn == 1 {
-                    let (column, line) = (i * LANES / self::BLOCKS + line / lines, line % lines);
+                    let (column, line) = (i * LANES / MOST_BLOCKS + line / lines, line % lines);
                     codes.fetch(coming.near + (column * codes.len + line * CACHE_LINE) as isize);
                 }
                 for (sums, tables) in sums.iter_mut().zip(&tables) {
@@ -768,7 +768,7 @@ unsafe fn turn_floats(
     bf16: bool,
     times: f32,
     ahead: isize,
-    out: &mut [[f32; LANES]; BLOCKS],
+    out: &mut [[f32; LANES]; MOST_BLOCKS],
 ) {
     let times = _mm512_set1_ps(times);
     // SAFETY: as the caller promised; each line of `out` is two vectors.
