@@ -113,3 +113,44 @@ fn beside_caller(pool: &ThreadPool, count: usize, body: &(dyn Fn(usize) + Sync))
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn every_index_is_called_once_also_from_inside() {
+        let pool = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let private = |threads| RayonThreads::new(threads).unwrap();
+        for (threads, count) in
+            [(private(0), 1), (private(1), 1), (private(3), 3), (RayonThreads::shared(Arc::new(pool)), 2)]
+        {
+            assert_eq!(threads.threads(), count);
+            let called = AtomicUsize::new(0);
+            threads.parallel_for(4, &|i| {
+                threads.parallel_for(4, &|j| {
+                    called.fetch_add(1 << (4 * i + j), Ordering::Relaxed);
+                });
+            });
+            assert_eq!(called.into_inner(), 0xffff);
+        }
+    }
+
+    #[test]
+    fn the_caller_works_too_and_hears_of_panics() {
+        let (threads, caller, worked) =
+            (RayonThreads::new(2).unwrap(), thread::current().id(), AtomicBool::new(false));
+        let panics = || {
+            threads.parallel_for(2, &|i| {
+                assert_eq!(i, 0, "the other body");
+                worked.store(thread::current().id() == caller, Ordering::Relaxed);
+            });
+        };
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        assert!(worked.into_inner());
+    }
+}
