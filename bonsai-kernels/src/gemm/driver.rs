@@ -284,8 +284,7 @@ fn task<W, K: Microkernel<W>>(
                         acc.fill(0.0);
                     }
                     let tile = |i: usize| (first_tile + i) * K::MR;
-                    // several tiles would fill the first-level cache
-                    if last && count == 1 {
+                    if last && K::TILES_BY_PANELS.is_none() {
                         part.fetch(&out, tile(0));
                     }
                     let rows_of = |i: usize| rows.tile(first_row + tile(i));
@@ -296,7 +295,14 @@ fn task<W, K: Microkernel<W>>(
                         kernel.multiply(weights, tile, inputs.clone(), width, acc);
                     };
                     if K::TILES_BY_PANELS.is_some() {
+                        // what several tiles go to would come too late all at once
+                        let mut fetched = 0;
                         for (j, panel) in of_part.chunks(panel_len).enumerate() {
+                            if last {
+                                let until = ((j + 1) * count).div_ceil(part.panels);
+                                (fetched..until).for_each(|i| part.fetch(&out, tile(i)));
+                                fetched = until;
+                            }
                             multiply(panel, &mut acc[j * tile_len..]);
                         }
                     } else {
