@@ -59,6 +59,15 @@ impl DotPrecision {
     }
 }
 
+/// The instruction set whose dot products outrun the others at the moment, of those that make the same bits.
+pub(crate) fn fastest(isa: Isa, precision: DotPrecision) -> Isa {
+    match (isa, precision) {
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Amx(t), DotPrecision::Int16) if !t.runs_freely() => Isa::Avx512Vnni(t.lower().lower()),
+        _ => isa,
+    }
+}
+
 /// A number format of factors.
 pub(crate) trait Number: Copy + Send + Sync + 'static {
     const PRECISION: DotPrecision;
@@ -70,6 +79,12 @@ pub(crate) trait Number: Copy + Send + Sync + 'static {
     const SCALED: bool;
     /// The word of one or two values that were scaled; a format of one value ignores `second`.
     fn word(first: f32, second: f32) -> Self::Word;
+    /// Words of a row, or lines of a panel, that stand together: rows and panels have whole steps of them.
+    const STEP: usize = 1;
+    /// Words of so many values.
+    fn words(values: usize) -> usize {
+        values.div_ceil(Self::PER_WORD).next_multiple_of(Self::STEP)
+    }
     /// `2^x` for x <= 0, to a precision that rounding to this format does not feel.
     fn exp2<T: Token>(x: f32) -> f32;
 }
@@ -142,6 +157,12 @@ impl Number for Int16 {
     const PER_WORD: usize = 2;
     const SCALED: bool = true;
 
+    /// More than one panel takes are cut where [`Int16Bytes`] cuts them, so that sums of parts are the same.
+    fn words(values: usize) -> usize {
+        let words = values.div_ceil(Self::PER_WORD);
+        if words > DEPTH { Int16Bytes::words(values) } else { words }
+    }
+
     /// The nearest integers, ties to even, of values within +-32767.
     #[inline(always)]
     fn word(first: f32, second: f32) -> u32 {
@@ -153,6 +174,30 @@ impl Number for Int16 {
     #[inline(always)]
     fn exp2<T: Token>(x: f32) -> f32 {
         crate::math::exp2_coarse::<T>(x)
+    }
+}
+
+/// 16-bit integers, whose high and low bytes are multiplied apart.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Int16Bytes;
+
+#[cfg(target_arch = "x86_64")]
+impl Number for Int16Bytes {
+    const PRECISION: DotPrecision = DotPrecision::Int16;
+    type Word = u32;
+    const PER_WORD: usize = 2;
+    const SCALED: bool = true;
+    const STEP: usize = crate::x86_64::amx_int16::STEP;
+
+    #[inline(always)]
+    fn word(first: f32, second: f32) -> u32 {
+        Int16::word(first, second)
+    }
+
+    #[inline(always)]
+    fn exp2<T: Token>(x: f32) -> f32 {
+        Int16::exp2::<T>(x)
     }
 }
 
@@ -216,7 +261,7 @@ impl Extent {
 }
 
 /// Writes `x * scale` as words: word `i` holds value `i`, and with two values in a word also value `len + i`, where
-/// `len` is the length of `out`. Values beyond the end of `x` are zeros.
+/// `len` is the length of `out`. [`DotTile::arrange`] comes after. Values beyond the end of `x` are zeros.
 #[inline(always)]
 pub(crate) fn pack_row<N: Number>(x: &[f32], scale: f32, out: &mut [N::Word]) {
     let (first, second) = x.split_at(out.len().min(x.len()));
@@ -239,13 +284,14 @@ pub(crate) struct PackRow<'a, N: Number, T> {
     pub(crate) out: &'a mut [N::Word],
 }
 
-impl<N: Number, T: Token> Work for PackRow<'_, N, T> {
+impl<N: Number, T: DotTile<N>> Work for PackRow<'_, N, T> {
     type Output = f32;
 
     #[inline(always)]
     fn work(self) -> f32 {
         let (scale, unit) = if N::SCALED { Extent::of(self.token, self.x).scale() } else { (1.0, 1.0) };
         pack_row::<N>(self.x, scale, self.out);
+        self.token.arrange(self.out, 1);
         unit
     }
 }
@@ -298,6 +344,13 @@ pub(crate) trait DotTile<N: Number>: Token {
     /// When the width is none of `WIDTHS` or a slice is too short.
     fn dot(self, dot: Dot<'_, N::Word>, sums: &mut [f32], stride: usize);
 
+    /// Brings the words of a panel `[words][width]`, or with one column those of a row, into the order in which they are multiplied.
+    ///
+    /// # Panics
+    /// When they are no whole steps.
+    #[inline(always)]
+    fn arrange(self, _words: &mut [N::Word], _width: usize) {}
+
     /// The narrowest panel that holds `columns`, or the widest there is.
     fn width_for(columns: usize) -> usize {
         let widest = Self::WIDTHS[Self::WIDTHS.len() - 1];
@@ -339,9 +392,8 @@ macro_rules! with_dots {
                 $body
             }
             #[cfg(target_arch = "x86_64")]
-            ($crate::dot::DotPrecision::Int16, $crate::Isa::Amx(t)) => {
-                type $n = $crate::dot::Int16;
-                let $t = t.lower().lower();
+            ($crate::dot::DotPrecision::Int16, $crate::Isa::Amx($t)) => {
+                type $n = $crate::dot::Int16Bytes;
                 $body
             }
             #[cfg(target_arch = "x86_64")]
@@ -376,7 +428,7 @@ mod tests {
     /// One tile of every width, against plain loops.
     fn tile<N: Number, T: DotTile<N>>(t: T) {
         for &width in T::WIDTHS {
-            for depth in [1, 2, 7, 64, DEPTH] {
+            for depth in [1, 2, 7, 64, DEPTH].into_iter().filter(|depth| depth.is_multiple_of(N::STEP)) {
                 let len = depth * N::PER_WORD;
                 let (x, w) = (grid(T::MR * len, 1), grid(width * len, 2));
                 let row_of = |m: usize| &x[m * len..][..len];
@@ -384,7 +436,9 @@ mod tests {
                 // rows in no particular order
                 let at: Vec<usize> = (0..T::MR).map(|m| (T::MR - 1 - m) * (depth + 3)).collect();
                 for (m, &at) in at.iter().enumerate() {
-                    pack_row::<N>(row_of(m), 1.0, &mut rows[at..at + depth]);
+                    let row = &mut rows[at..at + depth];
+                    pack_row::<N>(row_of(m), 1.0, row);
+                    t.arrange(row, 1);
                 }
                 let mut panel = vec![N::word(0.0, 0.0); depth * width];
                 for n in 0..width {
@@ -392,6 +446,7 @@ mod tests {
                     pack_row::<N>(&w[n * len..][..len], 1.0, &mut column);
                     (0..depth).for_each(|k| panel[k * width + n] = column[k]);
                 }
+                t.arrange(&mut panel, width);
                 let keep: Vec<f32> = (0..T::MR).map(|m| [0.0, 1.0, 2.0][m % 3]).collect();
                 let row: Vec<f32> = (0..T::MR).map(|m| [1.0, -2.0][m % 2]).collect();
                 let column: Vec<f32> = (0..width).map(|n| [1.0, 0.5, 4.0][n % 3]).collect();
@@ -425,12 +480,13 @@ mod tests {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn largest_sum<T: DotTile<Int16>>(t: T) -> (f32, f64) {
+    fn largest_sum<N: Number<Word = u32>, T: DotTile<N>>(t: T) -> (f32, f64) {
         // all values alike: the largest norm, spread as evenly as can be
         let (x, width) = (vec![3.0f32; 2 * DEPTH], T::WIDTHS[0]);
         let (scale, unit) = Extent::of(Portable, &x).scale();
         let mut row = vec![0u32; DEPTH];
-        pack_row::<Int16>(&x, scale, &mut row);
+        pack_row::<N>(&x, scale, &mut row);
+        t.arrange(&mut row, 1);
         let panel: Vec<u32> = row.iter().flat_map(|&w| std::iter::repeat_n(w, width)).collect();
         let mut sums = vec![0.0; T::MR * width];
         let (ones, column) = ([1.0; MAX_MR], vec![1.0; width]);
@@ -458,9 +514,10 @@ mod tests {
         };
         for isa in Isa::available() {
             match isa {
-                Isa::Avx2(t) => check(largest_sum(t)),
-                Isa::AvxVnni(t) => check(largest_sum(t)),
-                Isa::Avx512Vnni(t) => check(largest_sum(t)),
+                Isa::Avx2(t) => check(largest_sum::<Int16, _>(t)),
+                Isa::AvxVnni(t) => check(largest_sum::<Int16, _>(t)),
+                Isa::Avx512Vnni(t) => check(largest_sum::<Int16, _>(t)),
+                Isa::Amx(t) => check(largest_sum::<Int16Bytes, _>(t)),
                 _ => {}
             }
         }

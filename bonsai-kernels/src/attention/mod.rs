@@ -8,7 +8,7 @@ mod stream;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
 use crate::Cpu;
-use crate::dot::{DotPrecision, DotTile, Number, with_dots};
+use crate::dot::{DotPrecision, DotTile, Number, fastest, with_dots};
 use crate::error::Result;
 use crate::rows::row_of;
 use panels::{Layout, Panels, Source, pack_block};
@@ -125,7 +125,9 @@ pub fn attention_in(
             "a causal mask sees the tokens of all queries"
         );
     }
-    with_dots!(cpu.isa(), precision, |t, N| attend::<N, _>(cpu, t, q, k, v, heads, mask, rotation, out))
+    with_dots!(fastest(cpu.isa(), precision), precision, |t, N| attend::<N, _>(
+        cpu, t, q, k, v, heads, mask, rotation, out
+    ))
 }
 
 #[expect(clippy::too_many_arguments, reason = "the arguments of `attention_rotated` and the token")]
@@ -231,4 +233,34 @@ pub fn reference(
         }
     }
     out
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::ceiling::test_activations;
+    use crate::dot::{Int16, Int16Bytes};
+
+    /// Whatever `fastest` says: which of both it is does not show.
+    #[test]
+    fn tiles_make_the_bits_of_16_bit_dot_products() {
+        let Some(Isa::Amx(t)) = Isa::available().pop() else { return };
+        let cpu = Cpu::new(Isa::Amx(t));
+        for (queries, keys, dim) in [(5, 9, 8), (70, 70, 128), (33, 515, 301), (7, 256, 512)] {
+            let heads = Heads { query: 2, key_value: 1, dim };
+            let q = test_activations(queries, 2 * dim);
+            let (k, v) = (test_activations(keys, dim), test_activations(keys + 1, dim));
+            let (q, k, v) = (q.view(), k.view(), v.slice(s![1.., ..]));
+            let seen: Vec<bool> = (0..keys).map(|j| j % 5 > 0).collect();
+            let masks = [Mask::None, Mask::Causal { keys: &seen }];
+            for mask in &masks[..if queries == keys { 2 } else { 1 }] {
+                let [mut tiles, mut vectors] = [(); 2].map(|()| ndarray::Array2::zeros(q.dim()));
+                attend::<Int16Bytes, _>(&cpu, t, q, k, v, heads, *mask, None, tiles.view_mut()).unwrap();
+                let t = t.lower().lower();
+                attend::<Int16, _>(&cpu, t, q, k, v, heads, *mask, None, vectors.view_mut()).unwrap();
+                assert_eq!(tiles, vectors, "{queries} queries, {keys} keys, {dim} channels");
+            }
+        }
+    }
 }

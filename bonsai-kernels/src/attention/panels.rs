@@ -38,9 +38,9 @@ impl Layout {
         }
         Self {
             dim,
-            words: dim.div_ceil(N::PER_WORD),
+            words: N::words(dim),
             key_width: T::width_for(usize::MAX),
-            value_words: KEYS / N::PER_WORD,
+            value_words: N::words(KEYS),
             strips,
             value_width,
         }
@@ -130,7 +130,8 @@ pub(super) fn pack_block<N: Number, T: DotTile<N>>(
         });
         let panel = &mut value_part[layout.value_words * channel..][..layout.value_words * width];
         let units = &mut value_units[channel..channel + width];
-        t.work(PackValues::<N> { values: &values, width, panel, units });
+        t.work(PackValues::<N> { values: &values, width, panel: &mut *panel, units });
+        t.arrange(panel, width);
     }
 }
 
@@ -193,7 +194,7 @@ impl<N: Number> Work for PackValues<'_, N> {
                 *unit = if largest > 0.0 { 1.0 / *scale } else { largest };
             }
         }
-        let words = KEYS / N::PER_WORD;
+        let words = N::words(KEYS);
         for (i, line) in panel.chunks_exact_mut(width).enumerate() {
             let first = values[i];
             if N::PER_WORD == 2 && !values[words + i].is_empty() {

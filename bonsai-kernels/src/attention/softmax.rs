@@ -2,8 +2,8 @@
 
 use super::KEYS;
 use super::panels::probability_scale;
-use crate::dot::{Number, pack_row};
-use crate::isa::{Token, Work};
+use crate::dot::{DotTile, Number, pack_row};
+use crate::isa::Work;
 
 /// Rows that are worked on together: what is one number for each row is a vector then.
 pub(super) const ROWS: usize = 16;
@@ -32,7 +32,7 @@ fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
-impl<N: Number, T: Token> Work for SoftmaxStep<'_, N, T> {
+impl<N: Number, T: DotTile<N>> Work for SoftmaxStep<'_, N, T> {
     type Output = ();
 
     #[inline(always)]
@@ -84,9 +84,10 @@ impl<N: Number, T: Token> Work for SoftmaxStep<'_, N, T> {
             self.keep[i] = keep[i];
             self.units[i] = units[i];
         }
-        let words = self.words.chunks_exact_mut(KEYS / N::PER_WORD);
+        let words = self.words.chunks_exact_mut(N::words(KEYS));
         for ((row, scale), words) in self.scores.chunks_exact(KEYS).zip(scales).zip(words) {
             pack_row::<N>(row, scale, words);
+            self.token.arrange(words, 1);
         }
     }
 }
@@ -99,7 +100,7 @@ mod tests {
     use crate::reference;
 
     /// The softmax of a row that arrives in blocks, computed beside a row of other scores.
-    fn streamed<N: Number, T: Token>(token: T, scores: &[f32]) -> Vec<f32> {
+    fn streamed<N: Number, T: DotTile<N>>(token: T, scores: &[f32]) -> Vec<f32> {
         let (mut maxima, mut totals) = ([f32::NEG_INFINITY; 2], [0.0; 2]);
         let mut row: Vec<f32> = Vec::new();
         for block in scores.chunks_exact(KEYS) {

@@ -77,18 +77,14 @@ impl Ceiling {
     }
 
     /// The ceiling of attention and convolution by these dot products, and the share of it that they can reach: a
-    /// product of 16-bit factors takes the room of two of bytes.
+    /// product of 16-bit factors takes the room of two of bytes, on tiles, which know bytes alone, of four.
     pub fn of_dots(dots: DotPrecision, isa: Isa) -> Option<(CeilingLoop, f64)> {
-        let (wanted, share) = match dots {
-            DotPrecision::F32 => (Self::F32Fma, 1.0),
-            DotPrecision::Bf16 => (Self::Bf16Dot, 1.0),
-            DotPrecision::Int16 => (Self::Int8Dot, 0.5),
-        };
-        let isa = match isa {
-            // products of tiles know bytes and bf16
+        let (wanted, share) = match (dots, isa) {
+            (DotPrecision::F32, _) => (Self::F32Fma, 1.0),
+            (DotPrecision::Bf16, _) => (Self::Bf16Dot, 1.0),
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx(t) if dots == DotPrecision::Int16 => Isa::Avx512Vnni(t.lower().lower()),
-            isa => isa,
+            (DotPrecision::Int16, Isa::Amx(_)) => (Self::Int8Dot, 0.25),
+            (DotPrecision::Int16, _) => (Self::Int8Dot, 0.5),
         };
         wanted.on(isa).map(|ceiling| (ceiling, share))
     }

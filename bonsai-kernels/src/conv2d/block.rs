@@ -9,7 +9,7 @@ use crate::activation::silu_all;
 use crate::aligned::AlignedBuf;
 use crate::dot::{DEPTH, Dot, DotTile, Extent, MAX_MR, Number, pack_row};
 use crate::error::Result;
-use crate::isa::{Token, Work};
+use crate::isa::Work;
 use crate::norm::ChannelAffine;
 use crate::prefetch::prefetch_all;
 
@@ -50,7 +50,7 @@ impl BlockShape {
             .step_by(size)
             .map(|first| {
                 let channels = size.min(channels - first);
-                let words = channels.div_ceil(N::PER_WORD);
+                let words = N::words(channels);
                 ChannelBlock { first_word: first / N::PER_WORD, words, first, channels }
             })
             .collect();
@@ -247,7 +247,7 @@ struct LoadPixel<'a, N: Number, T> {
     input: &'a mut [N::Word],
 }
 
-impl<N: Number, T: Token> Work for LoadPixel<'_, N, T> {
+impl<N: Number, T: DotTile<N>> Work for LoadPixel<'_, N, T> {
     type Output = f32;
 
     #[inline(always)]
@@ -276,7 +276,9 @@ impl<N: Number, T: Token> Work for LoadPixel<'_, N, T> {
         }
         for block in &shape.channel_blocks {
             let at = shape.pixels() * block.first_word + pixel * block.words;
-            pack_row::<N>(of_block(block), scale, &mut input[at..at + block.words]);
+            let words = &mut input[at..at + block.words];
+            pack_row::<N>(of_block(block), scale, words);
+            token.arrange(words, 1);
         }
         unit
     }

@@ -11,7 +11,7 @@ use ndarray::{Array2, ArrayView3, ArrayViewMut3, Axis};
 pub use weights::ConvWeights;
 
 use crate::Cpu;
-use crate::dot::{DotPrecision, DotTile, MAX_MR, MAX_WIDTH, Number, with_dots};
+use crate::dot::{DotPrecision, DotTile, MAX_MR, MAX_WIDTH, Number, fastest, with_dots};
 use crate::error::Result;
 use crate::norm::ChannelAffine;
 use block::{BlockShape, Scratch};
@@ -131,7 +131,8 @@ impl Conv2d<'_> {
         if self.sampling == Sampling::UpsampleNearest {
             assert!(first_row.is_multiple_of(2) && rows.is_multiple_of(2), "pairs of rows of a convolution");
         }
-        with_dots!(cpu.isa(), precision, |t, N| self.run_on::<N, _>(cpu, t, x, first_row, out))
+        with_dots!(fastest(cpu.isa(), precision), precision, |t, N| self
+            .run_on::<N, _>(cpu, t, x, first_row, out))
     }
 
     fn run_on<N: Number, T: DotTile<N>>(
@@ -230,4 +231,44 @@ pub fn reference(conv: &Conv2d<'_>, x: ArrayView3<'_, f32>) -> (Array2<f64>, Arr
         }
     }
     (y, magnitude)
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::ceiling::test_activations;
+    use crate::dot::{Int16, Int16Bytes};
+    use crate::isa::Isa;
+    use crate::weights::FloatType;
+
+    /// Whatever `fastest` says: which of both it is does not show.
+    #[test]
+    fn tiles_make_the_bits_of_16_bit_dot_products() {
+        let Some(Isa::Amx(t)) = Isa::available().pop() else { return };
+        let cpu = Cpu::new(Isa::Amx(t));
+        let cases = [
+            (5, 7, 3, 9, 1, Sampling::Same),
+            (11, 70, 130, 66, 3, Sampling::Same),
+            (4, 5, 300, 17, 3, Sampling::UpsampleNearest),
+            (8, 14, 40, 9, 3, Sampling::Downsample),
+        ];
+        for (height, width, channels, out_channels, kernel, sampling) in cases {
+            let weights: Vec<u8> = test_activations(out_channels, channels * kernel * kernel)
+                .iter()
+                .flat_map(|w| w.to_le_bytes())
+                .collect();
+            let bias = vec![0.5; out_channels];
+            let weights =
+                ConvWeights::new(out_channels, channels, kernel, FloatType::F32, &weights, bias).unwrap();
+            let conv = Conv2d { weights: &weights, sampling, norm_silu: None, add: false };
+            let x = test_activations(height * width, channels);
+            let x = x.into_shape_with_order((height, width, channels)).unwrap();
+            let (out_height, out_width) = sampling.output_size(height, width);
+            let shape = (out_height, out_width, out_channels);
+            let [mut tiles, mut vectors] = [(); 2].map(|()| ndarray::Array3::zeros(shape));
+            conv.run_on::<Int16Bytes, _>(&cpu, t, x.view(), 0, tiles.view_mut()).unwrap();
+            conv.run_on::<Int16, _>(&cpu, t.lower().lower(), x.view(), 0, vectors.view_mut()).unwrap();
+            assert_eq!(tiles, vectors, "{height}x{width}, {channels} to {out_channels} channels");
+        }
+    }
 }

@@ -70,8 +70,9 @@ impl<N: Number> Panels<N> {
                     inputs: block.first..block.first + block.channels,
                     scales: &plan.scales[columns.start..][..*width],
                     width: *width,
-                    panel,
+                    panel: &mut *panel,
                 });
+                t.arrange(panel, *width);
                 Ok(())
             },
         )?;

@@ -152,16 +152,15 @@ impl<N: Number> Work for Panel<'_, N> {
     #[inline(always)]
     fn work(self) {
         let Self { weights, columns, taps, inputs, scales, width, panel } = self;
-        let words = inputs.len().div_ceil(N::PER_WORD);
+        let words = N::words(inputs.len());
         let (mut first, mut second) = ([0.0; BLOCK], [0.0; BLOCK]);
         for (i, out) in panel.chunks_exact_mut(width).take(words).enumerate() {
-            weights.line(&columns, taps, inputs.start + i, &mut first);
-            if N::PER_WORD == 2 {
-                let input = inputs.start + words + i;
+            let inputs_of_word = [inputs.start + i, inputs.start + words + i];
+            for (line, input) in [&mut first, &mut second].into_iter().zip(inputs_of_word).take(N::PER_WORD) {
                 if input < inputs.end {
-                    weights.line(&columns, taps, input, &mut second);
+                    weights.line(&columns, taps, input, line);
                 } else {
-                    second = [0.0; BLOCK];
+                    *line = [0.0; BLOCK];
                 }
             }
             let lanes = out.iter_mut().zip(scales).zip(first.iter().zip(&second));

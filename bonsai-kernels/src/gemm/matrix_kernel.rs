@@ -33,7 +33,7 @@ pub(crate) trait MatrixWeights: Copy + Send + Sync + 'static {
 }
 
 /// Tiles of rows that a panel meets once its group is spread.
-const TILES: usize = 6;
+const TILES: usize = 4;
 /// Bytes of a row in one pass over the sums: [`TILES`] tiles of such rows take half of the second-level cache.
 const PASS_BYTES: usize = 6144;
 /// Inputs in one pass of columns of more than two bits, whose codes take the room that rows leave.
@@ -63,7 +63,7 @@ fn pass<S: MatrixWeights>(bits: usize) -> usize {
 impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
     const NAME: &'static str = S::METHOD;
     const MR: usize = ROWS;
-    const ROWS: usize = 2 * TILES * ROWS;
+    const ROWS: usize = 6 * TILES * ROWS;
     const TILES_BY_PANELS: Option<usize> = Some(TILES);
     const BEGINS: bool = true;
     const COLUMNS: usize = 1024;

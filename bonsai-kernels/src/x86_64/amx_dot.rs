@@ -23,7 +23,10 @@ impl DotTile<Bf16> for Amx {
     #[inline]
     fn dot(self, dot: Dot<'_, u32>, sums: &mut [f32], stride: usize) {
         dot.check(ROWS, sums, stride);
-        assert!(Self::WIDTHS.contains(&dot.width) && dot.depth <= DEPTH, "a panel of this instruction set");
+        assert!(
+            <Self as DotTile<Bf16>>::WIDTHS.contains(&dot.width) && dot.depth <= DEPTH,
+            "a panel of this instruction set"
+        );
         // SAFETY: the token proves the instructions; `check` proved the lengths.
         unsafe { multiply(&dot, sums.as_mut_ptr(), stride) }
     }

@@ -3,6 +3,7 @@
 pub(crate) mod amx;
 mod amx_columns;
 mod amx_dot;
+pub(crate) mod amx_int16;
 mod bit_tile;
 pub(crate) mod columns;
 mod dot;
