@@ -59,11 +59,14 @@ impl DotPrecision {
     }
 }
 
-/// The instruction set whose dot products outrun the others at the moment, of those that make the same bits.
-pub(crate) fn fastest(isa: Isa, precision: DotPrecision) -> Isa {
+/// The instruction set whose dot products outrun the others at the moment, of those that make the same bits, for so many
+/// multiply-accumulates.
+pub(crate) fn fastest(isa: Isa, precision: DotPrecision, macs: usize) -> Isa {
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (precision, macs);
     match (isa, precision) {
         #[cfg(target_arch = "x86_64")]
-        (Isa::Amx(t), DotPrecision::Int16) if !t.runs_freely() => Isa::Avx512Vnni(t.lower().lower()),
+        (Isa::Amx(t), DotPrecision::Int16) if !t.runs_freely(macs) => Isa::Avx512Vnni(t.lower().lower()),
         _ => isa,
     }
 }

@@ -125,9 +125,8 @@ pub fn attention_in(
             "a causal mask sees the tokens of all queries"
         );
     }
-    with_dots!(fastest(cpu.isa(), precision), precision, |t, N| attend::<N, _>(
-        cpu, t, q, k, v, heads, mask, rotation, out
-    ))
+    let isa = fastest(cpu.isa(), precision, 2 * q.len() * k.nrows());
+    with_dots!(isa, precision, |t, N| attend::<N, _>(cpu, t, q, k, v, heads, mask, rotation, out))
 }
 
 #[expect(clippy::too_many_arguments, reason = "the arguments of `attention_rotated` and the token")]

@@ -131,8 +131,9 @@ impl Conv2d<'_> {
         if self.sampling == Sampling::UpsampleNearest {
             assert!(first_row.is_multiple_of(2) && rows.is_multiple_of(2), "pairs of rows of a convolution");
         }
-        with_dots!(fastest(cpu.isa(), precision), precision, |t, N| self
-            .run_on::<N, _>(cpu, t, x, first_row, out))
+        let taps = self.weights.kernel() * self.weights.kernel();
+        let isa = fastest(cpu.isa(), precision, out.len() * channels * taps);
+        with_dots!(isa, precision, |t, N| self.run_on::<N, _>(cpu, t, x, first_row, out))
     }
 
     fn run_on<N: Number, T: DotTile<N>>(

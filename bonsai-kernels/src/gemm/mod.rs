@@ -181,7 +181,10 @@ impl<'a> Activations<'a> {
             && match choice {
                 // tables have half as many rows in a tile
                 Matrix::F32Signs => self.rows.nrows() > amx::ROWS / 2,
-                Matrix::Int16Signs => *self.tiles_run.get_or_init(|| t.runs_freely()),
+                Matrix::Int16Signs => {
+                    let macs = self.rows.nrows() * weights.cols() * weights.rows();
+                    *self.tiles_run.get_or_init(|| t.runs_freely(macs))
+                }
                 _ => true,
             }
         {

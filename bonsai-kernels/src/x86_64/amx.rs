@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::amx_columns::Columns;
 use crate::int_tile::Digits;
@@ -200,16 +200,22 @@ pub(crate) const fn group_len<S: Schedule>(bits: usize, steps: usize) -> usize {
 
 impl Amx {
     /// Whether the tile unit runs at its speed at the moment. Guests of a server see it held back for seconds on end, as CPUs do
-    /// where power is short: its instructions then take up to four times as long, and no others do.
-    pub(crate) fn runs_freely(self) -> bool {
+    /// where power is short: its instructions then take up to four times as long, and no others do. A unit that sleeps looks the same
+    /// until it has woken, for which so many multiply-accumulates are waited for as long as they are worth.
+    pub(crate) fn runs_freely(self, macs: usize) -> bool {
+        // 20 to 60 microseconds after a second without work
+        const WAKING: u64 = 100_000;
+        // a tenth of the time that they take
+        const MACS_PER_NANOSECOND: u64 = 4096;
         // a tile is loaded and another multiplied in 16 cycles; a product of integers waits 3 for the one before
         const STEPS: u64 = 32;
         const PRODUCTS: u64 = STEPS * 4 * 16 / 3;
         #[repr(C, align(64))]
         struct Lines([u8; TILE * LINE]);
         static ZEROS: Lines = Lines([0; TILE * LINE]);
-        // the unit may have slept, and other threads interrupt
-        (0..4).any(|_| {
+        let patience = Duration::from_nanos(WAKING.min(macs as u64 / MACS_PER_NANOSECOND));
+        let asked = Instant::now();
+        loop {
             let started = Instant::now();
             // SAFETY: registers alone.
             unsafe {
@@ -235,8 +241,11 @@ impl Amx {
                 }
                 release();
             }
-            started.elapsed() < 2 * cycles
-        })
+            let runs = started.elapsed() < 2 * cycles;
+            if runs || asked.elapsed() >= patience {
+                return runs;
+            }
+        }
     }
 
     /// For each tile of rows, `acc[m][n] += sum_group row_scale[m] (scale[n] sum_k row[m][k] column[n][k] + row_sum[m] bias[n])`,
