@@ -76,7 +76,8 @@ impl<S: MatrixWeights> Microkernel<Weights> for MatrixKernel<S> {
     fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
         let kernel = Blocking {
             rows: <Self as Microkernel<Weights>>::ROWS,
-            columns: 3 * <Self as Microkernel<Weights>>::COLUMNS,
+            // tasks enough that a core whose tile unit is held back does not keep the others waiting
+            columns: <Self as Microkernel<Weights>>::COLUMNS,
             tile: (ROWS, COLUMNS),
             laying_out: LAYING_OUT,
             building: 0,
