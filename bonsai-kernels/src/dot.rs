@@ -61,13 +61,15 @@ impl DotPrecision {
 
 /// The instruction set whose dot products outrun the others at the moment, of those that make the same bits, for so many
 /// multiply-accumulates.
-pub(crate) fn fastest(isa: Isa, precision: DotPrecision, macs: usize) -> Isa {
+pub(crate) fn fastest(cpu: &Cpu, precision: DotPrecision, macs: usize) -> Isa {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (precision, macs);
-    match (isa, precision) {
+    match (cpu.isa(), precision) {
         #[cfg(target_arch = "x86_64")]
-        (Isa::Amx(t), DotPrecision::Int16) if !t.runs_freely(macs) => Isa::Avx512Vnni(t.lower().lower()),
-        _ => isa,
+        (Isa::Amx(t), DotPrecision::Int16) if !t.runs_somewhere(cpu, macs) => {
+            Isa::Avx512Vnni(t.lower().lower())
+        }
+        (isa, _) => isa,
     }
 }
 

@@ -125,7 +125,7 @@ pub fn attention_in(
             "a causal mask sees the tokens of all queries"
         );
     }
-    let isa = fastest(cpu.isa(), precision, 2 * q.len() * k.nrows());
+    let isa = fastest(cpu, precision, 2 * q.len() * k.nrows());
     with_dots!(isa, precision, |t, N| attend::<N, _>(cpu, t, q, k, v, heads, mask, rotation, out))
 }
 

@@ -132,7 +132,7 @@ impl Conv2d<'_> {
             assert!(first_row.is_multiple_of(2) && rows.is_multiple_of(2), "pairs of rows of a convolution");
         }
         let taps = self.weights.kernel() * self.weights.kernel();
-        let isa = fastest(cpu.isa(), precision, out.len() * channels * taps);
+        let isa = fastest(cpu, precision, out.len() * channels * taps);
         with_dots!(isa, precision, |t, N| self.run_on::<N, _>(cpu, t, x, first_row, out))
     }
 

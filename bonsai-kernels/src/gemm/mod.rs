@@ -183,7 +183,7 @@ impl<'a> Activations<'a> {
                 Matrix::F32Signs => self.rows.nrows() > amx::ROWS / 2,
                 Matrix::Int16Signs => {
                     let macs = self.rows.nrows() * weights.cols() * weights.rows();
-                    *self.tiles_run.get_or_init(|| t.runs_freely(macs))
+                    *self.tiles_run.get_or_init(|| t.runs_somewhere(cpu, macs))
                 }
                 _ => true,
             }

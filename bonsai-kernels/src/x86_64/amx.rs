@@ -10,9 +10,11 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::amx_columns::Columns;
+use crate::Cpu;
 use crate::int_tile::Digits;
 use crate::isa::Amx;
 
@@ -199,10 +201,33 @@ pub(crate) const fn group_len<S: Schedule>(bits: usize, steps: usize) -> usize {
 }
 
 impl Amx {
+    /// Whether the tile unit of some core that will work runs at its speed at the moment: tasks are many, so that one whose
+    /// unit is held back does fewer of them.
+    pub(crate) fn runs_somewhere(self, cpu: &Cpu, macs: usize) -> bool {
+        // what is done in half a millisecond, which is worth waking threads for a question
+        const LARGE: usize = 1 << 28;
+        if macs < LARGE {
+            return self.runs_freely(macs);
+        }
+        let runs = AtomicBool::new(false);
+        let asked = cpu.for_each(
+            vec![(); cpu.threads()],
+            || Ok(()),
+            |(), ()| {
+                if !runs.load(Ordering::Relaxed) && self.runs_freely(macs) {
+                    runs.store(true, Ordering::Relaxed);
+                }
+                Ok(())
+            },
+        );
+        // a cancelled operation notices by itself
+        asked.is_ok() && runs.into_inner()
+    }
+
     /// Whether the tile unit runs at its speed at the moment. Guests of a server see it held back for seconds on end, as CPUs do
     /// where power is short: its instructions then take up to four times as long, and no others do. A unit that sleeps looks the same
     /// until it has woken, for which so many multiply-accumulates are waited for as long as they are worth.
-    pub(crate) fn runs_freely(self, macs: usize) -> bool {
+    fn runs_freely(self, macs: usize) -> bool {
         // 20 to 60 microseconds after a second without work
         const WAKING: u64 = 100_000;
         // a tenth of the time that they take
