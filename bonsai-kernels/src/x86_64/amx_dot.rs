@@ -32,13 +32,18 @@ impl DotTile<Bf16> for Amx {
     }
 }
 
+/// How far apart rows stand, if evenly and upwards; there are at least two.
+pub(super) fn evenly(at: &[usize]) -> Option<usize> {
+    let apart = at[1].checked_sub(at[0])?;
+    at.windows(2).all(|at| at[1].checked_sub(at[0]) == Some(apart)).then_some(apart)
+}
+
 /// # Safety
 /// All slices are as long as `Dot::check` demands for [`ROWS`] rows and `dot.width` columns, one or two blocks.
 #[target_feature(enable = "avx512f")]
 unsafe fn multiply(dot: &Dot<'_, u32>, sums: *mut f32, stride: usize) {
     let &Dot { width, depth, .. } = dot;
-    let apart = dot.at[1].wrapping_sub(dot.at[0]);
-    let even = dot.at.windows(2).all(|at| at[0] <= at[1] && at[1] - at[0] == apart);
+    let apart = evenly(dot.at);
     let (whole, rest) = (depth / STEP * STEP, depth % STEP);
     // rows that do not stand evenly, and words that fill no step
     let mut gathered = [MaybeUninit::<[u32; DEPTH]>::uninit(); ROWS];
@@ -48,8 +53,8 @@ unsafe fn multiply(dot: &Dot<'_, u32>, sums: *mut f32, stride: usize) {
     // step; so does `tail` for the panel, which is read only where words are left over. Tiles are configured before they
     // are used and given back after, and nothing in between leaves this function.
     unsafe {
-        let (mut rows, mut row_stride) = (dot.rows.as_ptr().add(dot.at[0]), 4 * apart);
-        if !even || rest > 0 {
+        let (mut rows, mut row_stride) = (dot.rows.as_ptr().add(dot.at[0]), 4 * apart.unwrap_or(0));
+        if apart.is_none() || rest > 0 {
             for (to, &at) in gathered.iter_mut().zip(dot.at) {
                 let to = to.as_mut_ptr().cast::<u32>();
                 to.copy_from_nonoverlapping(dot.rows.as_ptr().add(at), depth);

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use super::amx::{LINE, Sums, TILE, TILE_WORDS, configure, load_columns, release, zero_sums};
+use super::amx_dot::evenly;
 use crate::dot::{DEPTH, Dot, DotTile, Int16Bytes};
 use crate::isa::Amx;
 
@@ -70,16 +71,16 @@ unsafe fn multiply(dot: &Dot<'_, u32>, sums: *mut f32, stride: usize) {
     let mut gathered = MaybeUninit::<[[u32; DEPTH]; TILE]>::uninit();
     // of the block that is multiplied, and of the one before
     let mut products = [const { MaybeUninit::<Sums>::uninit() }; 2];
+    let products = products.each_mut().map(|products| products.as_mut_ptr().cast::<u32>());
     let mut before = None;
     // SAFETY: rows begin inside the slice and have `depth` words, of which `gathered` holds all; so do columns inside the panel.
     // Tiles are configured before they are used and given back after, and nothing in between leaves this function.
     unsafe {
         configure();
         for (first_row, at) in (0..ROWS).step_by(TILE).zip(dot.at.chunks_exact(TILE)) {
-            let apart = at[1].wrapping_sub(at[0]);
-            let even = at.windows(2).all(|at| at[0] <= at[1] && at[1] - at[0] == apart);
-            let (mut rows, mut row_stride) = (dot.rows.as_ptr().add(at[0]), 4 * apart);
-            if !even {
+            let apart = evenly(at);
+            let (mut rows, mut row_stride) = (dot.rows.as_ptr().add(at[0]), 4 * apart.unwrap_or(0));
+            if apart.is_none() {
                 let gathered = gathered.as_mut_ptr().cast::<[u32; DEPTH]>();
                 for (m, &at) in at.iter().enumerate() {
                     gathered.add(m).cast::<u32>().copy_from_nonoverlapping(dot.rows.as_ptr().add(at), depth);
@@ -87,7 +88,7 @@ unsafe fn multiply(dot: &Dot<'_, u32>, sums: *mut f32, stride: usize) {
                 (rows, row_stride) = (gathered.cast(), 4 * DEPTH);
             }
             for column in (0..width).step_by(TILE) {
-                let products = products[column / TILE % 2].as_mut_ptr().cast::<u32>();
+                let products = products[column / TILE % 2];
                 zero_sums();
                 for step in (0..depth).step_by(STEP) {
                     let columns = dot.panel.as_ptr().add(step * width + column);
