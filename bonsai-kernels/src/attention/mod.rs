@@ -183,7 +183,7 @@ fn attend<N: Number, T: DotTile<N>>(
         let Panels { words, units } = &panels;
         cpu.for_each(
             tasks,
-            || Scratch::new::<T>(cpu, &layout, queries_per_task),
+            || Scratch::new(cpu, &layout, queries_per_task, T::MR),
             |scratch, (h, first_query, out)| {
                 let columns = (first_head + h) * dim..(first_head + h + 1) * dim;
                 let query = |i: usize| &row_of(&q, first_query + i)[columns.clone()];

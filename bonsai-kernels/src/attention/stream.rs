@@ -5,15 +5,15 @@ use super::rotation::{Rotation, Side, turned};
 use super::softmax::{ROWS, SoftmaxStep};
 use super::{KEYS, Mask};
 use crate::Cpu;
-use crate::aligned::AlignedBuf;
+use crate::aligned::{AlignedBuf, Element};
 use crate::dot::{DEPTH, Dot, DotTile, MAX_MR, Number, PackRow};
 use crate::error::Result;
 use crate::prefetch::prefetch_all;
 
 /// What one thread needs for a block of queries.
-pub(super) struct Scratch<N: Number> {
+pub(super) struct Scratch<W: Element> {
     /// `[queries][words + padding]`
-    queries: AlignedBuf<N::Word>,
+    queries: AlignedBuf<W>,
     /// Room for one query.
     head: Vec<f32>,
     /// For each query the inverse of its scale, times that of the scores.
@@ -21,7 +21,7 @@ pub(super) struct Scratch<N: Number> {
     /// Scores of one block of keys, `[queries][KEYS]`.
     scores: AlignedBuf<f32>,
     /// What the scores become, `[queries][words]`.
-    probabilities: AlignedBuf<N::Word>,
+    probabilities: AlignedBuf<W>,
     /// For each query, how its sums go on with a block.
     keep: Vec<f32>,
     probability_units: Vec<f32>,
@@ -34,9 +34,10 @@ pub(super) struct Scratch<N: Number> {
 /// Keeps rows whose length is a power of two out of the same cache sets.
 const ROW_PADDING: usize = 16;
 
-impl<N: Number> Scratch<N> {
-    pub(super) fn new<T: DotTile<N>>(cpu: &Cpu, layout: &Layout, queries: usize) -> Result<Self> {
-        let queries = queries.next_multiple_of(T::MR);
+impl<W: Element> Scratch<W> {
+    /// For so many queries, in whole tiles.
+    pub(super) fn new(cpu: &Cpu, layout: &Layout, queries: usize, tile_rows: usize) -> Result<Self> {
+        let queries = queries.next_multiple_of(tile_rows);
         Ok(Self {
             queries: cpu.buffer(queries * (layout.words + ROW_PADDING))?,
             head: vec![0.0; layout.dim],
@@ -73,7 +74,7 @@ impl Queries<'_, '_> {
         query: impl Fn(usize) -> &'q [f32],
         panels: &[N::Word],
         units: &[f32],
-        scratch: &mut Scratch<N>,
+        scratch: &mut Scratch<N::Word>,
         mut out: ArrayViewMut2<'_, f32>,
     ) -> Result<()> {
         let layout = self.layout;
@@ -110,7 +111,7 @@ impl Queries<'_, '_> {
         t: T,
         rows: usize,
         query: impl Fn(usize) -> &'q [f32],
-        scratch: &mut Scratch<N>,
+        scratch: &mut Scratch<N::Word>,
     ) {
         let layout = self.layout;
         // scores are in base 2
@@ -135,7 +136,7 @@ impl Queries<'_, '_> {
         first_key: usize,
         keys: &[N::Word],
         key_units: &[f32],
-        scratch: &mut Scratch<N>,
+        scratch: &mut Scratch<N::Word>,
     ) {
         let layout = self.layout;
         let (width, stride) = (layout.key_width, layout.words + ROW_PADDING);
@@ -175,7 +176,7 @@ impl Queries<'_, '_> {
         t: T,
         rows: usize,
         first_key: usize,
-        scratch: &mut Scratch<N>,
+        scratch: &mut Scratch<N::Word>,
     ) {
         let words = self.layout.value_words;
         for first in (0..rows).step_by(ROWS) {
@@ -217,7 +218,7 @@ impl Queries<'_, '_> {
         rows: usize,
         values: &[N::Word],
         value_units: &[f32],
-        scratch: &mut Scratch<N>,
+        scratch: &mut Scratch<N::Word>,
     ) {
         let layout = self.layout;
         let depth = layout.value_words;

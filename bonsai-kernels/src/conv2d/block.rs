@@ -84,12 +84,18 @@ pub(super) struct Scratch<N: Number> {
 }
 
 impl<N: Number> Scratch<N> {
-    pub(super) fn new<T: DotTile<N>>(cpu: &Cpu, weights: &ConvWeights, shape: &BlockShape) -> Result<Self> {
-        let width = T::width_for(weights.out_channels());
+    /// For panels of this width and tiles of so many rows.
+    pub(super) fn new(
+        cpu: &Cpu,
+        weights: &ConvWeights,
+        shape: &BlockShape,
+        width: usize,
+        tile_rows: usize,
+    ) -> Result<Self> {
         Ok(Self {
             input: cpu.buffer(shape.pixels() * shape.words)?,
             units: vec![1.0; shape.pixels()],
-            sums: cpu.buffer((shape.rows * shape.columns).next_multiple_of(T::MR) * width)?,
+            sums: cpu.buffer((shape.rows * shape.columns).next_multiple_of(tile_rows) * width)?,
             pixel: vec![0.0; weights.in_channels()],
             loaded: None,
         })

@@ -167,7 +167,7 @@ impl Conv2d<'_> {
         let panels = Panels::new(cpu, t, self.weights, &plan, &shape)?;
         cpu.for_each(
             tasks,
-            || Scratch::new::<T>(cpu, self.weights, &shape),
+            || Scratch::new(cpu, self.weights, &shape, T::width_for(self.weights.out_channels()), T::MR),
             |scratch, (origin, first_channel, out)| {
                 scratch.load(self, t, &shape, x, origin);
                 scratch.compute(self, cpu, t, &plan, &shape, &panels, first_channel, out)

@@ -131,7 +131,7 @@ unsafe fn multiply(dot: &Dot<'_, u32>, sums: *mut f32, stride: usize) {
 ///
 /// # Safety
 /// As for [`multiply`]; `products` has tiles of low, middle and high sums, `row` and `column` are the block's first.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx512f")]
 unsafe fn finish(
     dot: &Dot<'_, u32>,
