@@ -183,7 +183,10 @@ impl<'a> Activations<'a> {
                 Matrix::F32Signs => self.rows.nrows() > amx::ROWS / 2,
                 Matrix::Int16Signs => {
                     let macs = self.rows.nrows() * weights.cols() * weights.rows();
-                    *self.tiles_run.get_or_init(|| t.runs_somewhere(cpu, macs))
+                    // asked without a lock, for threads are asked that may wait for one
+                    let known = self.tiles_run.get().copied();
+                    let runs = known.unwrap_or_else(|| t.runs_somewhere(cpu, macs));
+                    *self.tiles_run.get_or_init(|| runs)
                 }
                 _ => true,
             }
