@@ -162,7 +162,7 @@ impl Number for Int16 {
     const PER_WORD: usize = 2;
     const SCALED: bool = true;
 
-    /// More than one panel takes are cut where [`Int16Bytes`] cuts them, so that sums of parts are the same.
+    /// Values of more than one panel are cut where [`Int16Bytes`] cuts them, so that the sums of each part are the same.
     fn words(values: usize) -> usize {
         let words = values.div_ceil(Self::PER_WORD);
         if words > DEPTH { Int16Bytes::words(values) } else { words }
@@ -433,7 +433,7 @@ mod tests {
     /// One tile of every width, against plain loops.
     fn tile<N: Number, T: DotTile<N>>(t: T) {
         for &width in T::WIDTHS {
-            for depth in [1, 2, 7, 64, DEPTH].into_iter().filter(|depth| depth.is_multiple_of(N::STEP)) {
+            for depth in [1, 2, 7, 64, 96, DEPTH].into_iter().filter(|depth| depth.is_multiple_of(N::STEP)) {
                 let len = depth * N::PER_WORD;
                 let (x, w) = (grid(T::MR * len, 1), grid(width * len, 2));
                 let row_of = |m: usize| &x[m * len..][..len];

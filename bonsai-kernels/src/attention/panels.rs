@@ -11,7 +11,7 @@ use crate::spare::SpareBuf;
 
 /// Where keys and values of one block of [`KEYS`] keys stand: for each panel of keys `[words][width]`, then for each
 /// panel of value channels `[words][width]`. A word with two values holds values `i` and `words + i` of a key, or of
-/// keys `i` and `KEYS / 2 + i`.
+/// keys `i` and `KEYS / 2 + i`, before [`DotTile::arrange`].
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) dim: usize,

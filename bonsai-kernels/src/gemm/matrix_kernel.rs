@@ -34,7 +34,7 @@ pub(crate) trait MatrixWeights: Copy + Send + Sync + 'static {
 
 /// Tiles of rows that a panel meets once its group is spread.
 const TILES: usize = 4;
-/// Bytes of a row in one pass over the sums: [`TILES`] tiles of such rows take half of the second-level cache.
+/// Bytes of a row in one pass over the sums: [`TILES`] tiles of such rows take less than half of the second-level cache.
 const PASS_BYTES: usize = 6144;
 /// Inputs in one pass of columns of more than two bits, whose codes take the room that rows leave.
 const PASS_OF_CODES: usize = 1024;
