@@ -1,6 +1,7 @@
 //! Codes of columns where they stand, and how their words are turned: word by word for 32 columns instead of column by column.
-#![expect(unsafe_code, reason = "loads of vectors")]
+#![expect(unsafe_code, reason = "loads of vectors, and addresses that the compiler would multiply")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -39,13 +40,34 @@ impl<'a> ColumnBytes<'a> {
         self.len
     }
 
-    /// Asks for the line of cache `behind` bytes behind the first of these columns, or before it.
+    /// Asks for the line of cache `behind` bytes behind the first of these columns, or before it, with one of the CPU's hints of
+    /// how near it shall come.
     #[inline(always)]
-    pub(super) fn fetch(&self, behind: isize) {
+    pub(super) fn fetch<const HINT: i32>(&self, behind: isize) {
         let line = self.first.wrapping_offset(behind);
         // SAFETY: every x86-64 CPU has the instruction, which faults nowhere.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+        unsafe { _mm_prefetch::<HINT>(line.cast()) };
     }
+}
+
+/// How far behind the first of columns the first and every eighth behind it stand, and columns 0 to 7. Factors of 2 and 4 are an
+/// address's own, so that a few registers make all addresses. A compiler that sees through these numbers keeps 32 pointers instead,
+/// most of them in memory.
+#[inline(always)]
+fn places(len: usize) -> ([usize; 4], [usize; 8]) {
+    let (mut len, mut eight, mut sixteen, mut more) = (len, 8 * len, 16 * len, 24 * len);
+    // SAFETY: nothing happens.
+    unsafe {
+        asm!(
+            "/* {} {} {} {} */",
+            inout(reg) len,
+            inout(reg) eight,
+            inout(reg) sixteen,
+            inout(reg) more,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    ([0, eight, sixteen, more], [0, len, 2 * len, 3 * len, 4 * len, 5 * len, 6 * len, 7 * len])
 }
 
 /// The first `count` 16-bit words of 32 columns, `len` bytes apart, 8 or 16 of them: word `i` of all columns in vector `i`. The
@@ -57,6 +79,8 @@ impl<'a> ColumnBytes<'a> {
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn words(columns: *const u8, len: usize, count: usize) -> [__m512i; MOST_WORDS + 1] {
     let mut words = [_mm512_setzero_si512(); MOST_WORDS + 1];
+    let (eights, behind) = places(len);
+    let eights = eights.map(|eight| columns.wrapping_add(eight));
     for part in 0..count / 8 {
         // words of two columns side by side, sixteen apart; of columns 0, 4, 8 and 12 and their others in the first vector
         let (mut low, mut high) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
@@ -66,7 +90,8 @@ pub(super) unsafe fn words(columns: *const u8, len: usize, count: usize) -> [__m
                 // SAFETY: each column has so many bytes.
                 unsafe {
                     let of = |lane: usize| {
-                        _mm_loadu_si128(columns.add((16 * half + 4 * lane + i) * len + 16 * part).cast())
+                        let column = 16 * half + 4 * lane + i;
+                        _mm_loadu_si128(eights[column / 8].add(behind[column % 8] + 16 * part).cast())
                     };
                     *all = _mm512_castsi128_si512(of(0));
                     *all = _mm512_inserti32x4::<1>(*all, of(1));

@@ -39,7 +39,7 @@ pub(crate) const MOST_BLOCKS: usize = 8;
 /// What [`Avx512Vnni::add_products`] fetches meanwhile: bytes behind the first of its columns' codes, or before it.
 #[derive(Clone, Copy)]
 pub(crate) struct Coming {
-    /// Codes of a later pass, from memory, in the order in which they stand there.
+    /// Codes of a later pass, from memory to the second-level cache, in the order in which they stand there.
     pub(crate) far: isize,
     /// The codes that are met next, from the second-level cache, to which they got in the pass before: so many blocks of columns as
     /// far apart as these.
@@ -732,10 +732,12 @@ unsafe fn add_products<P: Patterns, const ROWS: usize>(
                 // line by line: of many at once the CPU drops some
                 let (line, turn) = (step / every, step % every);
                 if line < P::WORDS && turn == 0 {
-                    codes.fetch(coming.far + ((i * P::WORDS + line) * CACHE_LINE) as isize);
+                    let behind = coming.far + ((i * P::WORDS + line) * CACHE_LINE) as isize;
+                    codes.fetch::<_MM_HINT_T1>(behind);
                 } else if line < P::WORDS && turn == 1 {
                     let (column, line) = (i * LANES / MOST_BLOCKS + line / lines, line % lines);
-                    codes.fetch(coming.near + (column * codes.len + line * CACHE_LINE) as isize);
+                    let behind = coming.near + (column * codes.len + line * CACHE_LINE) as isize;
+                    codes.fetch::<_MM_HINT_T0>(behind);
                 }
                 for (sums, tables) in sums.iter_mut().zip(&tables) {
                     let table = tables.as_ptr().add((block * P::STEPS + step) * ENTRIES);
@@ -774,7 +776,7 @@ unsafe fn turn_floats(
     // SAFETY: as the caller promised; each line of `out` is two vectors.
     unsafe {
         for line in 0..LANES * 16 / CACHE_LINE {
-            stored.fetch(ahead + (line * CACHE_LINE) as isize);
+            stored.fetch::<_MM_HINT_T0>(ahead + (line * CACHE_LINE) as isize);
         }
         let words = words(stored.first.add(at), stored.len, 8);
         for (out, word) in out.iter_mut().zip(words) {
