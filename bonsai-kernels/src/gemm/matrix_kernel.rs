@@ -7,7 +7,7 @@ use super::driver::Blocking;
 use super::each_code_kind;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::{BLOCK, RowForm, SUMMED};
-use super::split_rows::{self, Bf16Lines, Bf16Pairs, Bf16Triples, Int8Lines};
+use super::split_rows::{self, Bf16Lines, Bf16Pairs, Int8Lines};
 use crate::int_tile::{Digits, LANES};
 use crate::isa::{Amx, Token, Work};
 use crate::weights::Weights;
@@ -280,15 +280,4 @@ impl<const BIASED: bool> MatrixWeights for Bf16Codes<BIASED> {
     fn sums(scales: &[f32]) -> &[f32] {
         scales
     }
-}
-
-/// f32 in three bf16 times signs.
-#[derive(Clone, Copy)]
-pub(crate) struct F32Signs;
-
-impl MatrixWeights for F32Signs {
-    const METHOD: &'static str = "f32-tiles";
-    const LINES: usize = 3;
-    type Products = Halves<false>;
-    type Rows = Bf16Triples;
 }

@@ -44,15 +44,13 @@ use crate::isa::Amx;
 use crate::isa::{Isa, Vectors, dispatch};
 use crate::table::TableTile;
 use crate::weights::Weights;
-#[cfg(target_arch = "x86_64")]
-use crate::x86_64::amx;
 use bit_kernel::BitKernel;
 use bit_rows::{SignBits, TritBits};
 use driver::PreparedRows;
 use f32_kernel::F32Kernel;
 use int_kernel::IntKernel;
 #[cfg(target_arch = "x86_64")]
-use matrix_kernel::{Bf16Codes, F32Signs, Int8Codes, Int16Codes, Int16Signs, MatrixKernel};
+use matrix_kernel::{Bf16Codes, Int8Codes, Int16Codes, Int16Signs, MatrixKernel};
 use microkernel::Microkernel;
 #[cfg(target_arch = "x86_64")]
 use permute_f32_kernel::PermuteF32Kernel;
@@ -179,8 +177,6 @@ impl<'a> Activations<'a> {
         #[cfg(target_arch = "x86_64")]
         if let Some((t, choice)) = Matrix::of(self.isa, self.precision, weights)
             && match choice {
-                // tables have half as many rows in a tile
-                Matrix::F32Signs => self.rows.nrows() > amx::ROWS / 2,
                 Matrix::Int16Signs => {
                     let macs = self.rows.nrows() * weights.cols() * weights.rows();
                     // asked without a lock, for threads are asked that may wait for one
@@ -249,7 +245,6 @@ impl<'a> Activations<'a> {
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 enum Matrix {
-    F32Signs,
     Int16Signs,
     Int16Codes,
     Int8Signs,
@@ -268,12 +263,14 @@ impl Matrix {
         // whole steps make up a group
         let choice = match precision {
             _ if !table::takes(group_size) => return None,
-            P::F32 if signs => Self::F32Signs,
+            // tables are as fast where the unit runs freely, and faster where it is held back
             P::F32 => return None,
             P::Bf16 if signs => Self::Bf16Signs,
             P::Bf16 => Self::Bf16Codes,
             P::Int16 if signs => Self::Int16Signs,
             P::Int16 => Self::Int16Codes,
+            // popcounts are faster
+            P::Binary if signs => return None,
             _ if signs => Self::Int8Signs,
             _ => Self::Int8Codes,
         };
@@ -286,7 +283,6 @@ impl Matrix {
 macro_rules! with_matrix {
     ($t:expr, $choice:expr, $weights:expr, |$kernel:ident, $w:ident| $body:expr) => {
         match $choice {
-            Matrix::F32Signs => with_tiles!($t, F32Signs, $weights, |$kernel, $w| $body),
             Matrix::Int16Signs => with_tiles!($t, Int16Signs, $weights, |$kernel, $w| $body),
             Matrix::Int16Codes => with_tiles!($t, Int16Codes, $weights, |$kernel, $w| $body),
             Matrix::Int8Signs => with_tiles!($t, Int8Codes::<false>, $weights, |$kernel, $w| $body),
@@ -586,8 +582,8 @@ pub fn matmul(
 }
 
 /// Name of the kernel that multiplies these weights: instruction set, activations, method and tile. Where tiles (AMX) are named
-/// for binary or ternary weights, tables multiply up to 16 rows of [`ActivationPrecision::F32`], and those of
-/// [`ActivationPrecision::Int16`], with the same result, while the CPU holds the tile unit back.
+/// for binary or ternary weights, tables multiply those of [`ActivationPrecision::Int16`], with the same result, while the CPU
+/// holds the tile unit back.
 pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> String {
     fn describe<W, K: Microkernel<W>>(isa: Isa, precision: ActivationPrecision, kernel: K, _: &W) -> String {
         // integers of fewer bits go as bytes

@@ -59,8 +59,7 @@ impl ActivationPrecision {
     pub fn row_bytes(self, isa: Isa, signs: bool) -> usize {
         let tiles = isa.name() == "amx";
         match self {
-            // three bf16, and two
-            Self::F32 if tiles && signs => 6,
+            // two bf16
             Self::Int16 if tiles && !signs => 4,
             Self::F32 | Self::Bf16 => 4,
             Self::Int16 => 2,

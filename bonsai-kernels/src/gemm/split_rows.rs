@@ -231,58 +231,6 @@ fn two(code: i16) -> [u16; 2] {
     [code - low, low].map(|part| (f32::from(part).to_bits() >> 16) as u16)
 }
 
-/// f32 as the sum of three bf16, which is exact: lines of the first, the second and the third of 32 inputs in turn. What is
-/// below the least normal number is lost.
-#[derive(Clone, Copy)]
-pub(crate) struct Bf16Triples;
-
-impl RowForm for Bf16Triples {
-    const NAME: &'static str = "f32 in three bf16";
-    type Element = u16;
-    const ROW_SCALE: bool = false;
-    const MIXED: bool = true;
-
-    fn len(cols: usize) -> usize {
-        3 * padded(cols)
-    }
-
-    fn scales(_: usize) -> usize {
-        0
-    }
-
-    fn prepare(isa: Isa, x: &[f32], row: &mut [u16], _: &mut [f32], _: &mut Vec<i16>) {
-        dispatch!(isa, t => t.work(SplitFloats { x, row }));
-    }
-}
-
-struct SplitFloats<'a> {
-    x: &'a [f32],
-    row: &'a mut [u16],
-}
-
-impl Work for SplitFloats<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn work(self) {
-        for (x, lines) in self.x.chunks(HALVES).zip(self.row.as_chunks_mut::<{ 3 * HALVES }>().0) {
-            for (i, &x) in x.iter().enumerate() {
-                [lines[i], lines[HALVES + i], lines[2 * HALVES + i]] = three(x);
-            }
-        }
-    }
-}
-
-/// Each has the next eight bits of a number, of which there are 24. What is not finite is the first alone.
-#[inline(always)]
-fn three(x: f32) -> [u16; 3] {
-    // a NaN that is cut may not become infinite
-    let bits = x.to_bits() | if x.is_nan() { 0x0040_0000 } else { 0 };
-    let cut = |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000);
-    let rest = if x.is_finite() { x - cut(x) } else { 0.0 };
-    [bits, rest.to_bits(), (rest - cut(rest)).to_bits()].map(|bits| (bits >> 16) as u16)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,21 +261,5 @@ mod tests {
             let [high, low] = two(code).map(whole);
             assert_eq!(high + low, f32::from(code));
         }
-    }
-
-    #[test]
-    fn floats_are_the_sum_of_three() {
-        let mut bits = 0x0d00_0000u32;
-        while bits < f32::INFINITY.to_bits() {
-            for x in [f32::from_bits(bits), -f32::from_bits(bits)] {
-                let [first, second, third] = three(x).map(whole);
-                assert_eq!(first + (second + third), x);
-                assert!([first, second, third].iter().all(|part| *part == 0.0 || part.is_normal()), "{x}");
-            }
-            bits += 9_973;
-        }
-        assert_eq!(three(f32::INFINITY).map(whole), [f32::INFINITY, 0.0, 0.0]);
-        let [first, second, third] = three(f32::from_bits(0x7f80_0001)).map(whole);
-        assert!(first.is_nan() && second == 0.0 && third == 0.0);
     }
 }
