@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bonsai_kernels::attention::{Heads, Mask, attention_in};
 use bonsai_kernels::conv2d::{Conv2d, ConvWeights, Sampling};
-use bonsai_kernels::gemm::{Epilogue, matmul};
+use bonsai_kernels::gemm::{Activations, Epilogue, matmul};
 use bonsai_kernels::norm::group_norm;
 use bonsai_kernels::weights::{BinaryWeights, FloatType, Scales, Weights};
 use bonsai_kernels::{CancelToken, Cpu, DotPrecision, Isa, KernelError, RayonThreads, SharedBytes};
@@ -79,4 +79,28 @@ fn a_set_token_ends_a_large_product_soon() {
         canceller.join().unwrap()
     });
     assert!(started.elapsed() - cancelled_at < Duration::from_secs(2), "took {:?}", started.elapsed());
+}
+
+/// Linears of the same rows, called by tasks of the pool that they work on: a thread that waits for its part takes up the next of
+/// these tasks meanwhile, and may not wait there for what it is about to finish.
+#[test]
+fn tasks_of_one_pool_share_rows() {
+    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+    let cpu = Cpu::new(Isa::best()).with_threads(Arc::new(RayonThreads::shared(Arc::clone(&pool))));
+    let x = Array2::from_shape_vec((205, 256), waves(205 * 256)).unwrap();
+    let weights = binary(96, 256);
+    let product = |rows: &Activations<'_>| {
+        let mut y = Array2::<f32>::zeros((205, 96));
+        rows.matmul(&cpu, &weights, y.view_mut(), Epilogue::Store).unwrap();
+        y
+    };
+    let want = product(&Activations::new(&cpu, x.view()));
+    for _ in 0..100 {
+        let rows = Activations::new(&cpu, x.view());
+        pool.in_place_scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|_| assert_eq!(product(&rows), want));
+            }
+        });
+    }
 }

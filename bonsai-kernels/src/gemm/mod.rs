@@ -230,14 +230,20 @@ impl<'a> Activations<'a> {
         name: &'static str,
         prepare: impl FnOnce(&Cpu) -> Result<P>,
     ) -> Result<Arc<P>> {
-        let mut forms = self.forms.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = forms.iter().find(|(known, _)| *known == name);
-        if let Some(rows) = known.and_then(|(_, rows)| Arc::clone(rows).downcast().ok()) {
+        if let Some(rows) = self.known(name) {
             return Ok(rows);
         }
+        // without the lock: a thread that works on it may be given another linear of these rows by its pool, and would wait for itself.
+        // Of two that came at once, the second made it in vain
         let rows = Arc::new(prepare(&cpu.clone().with_precision(self.precision))?);
-        forms.push((name, Arc::clone(&rows) as _));
+        self.forms.lock().unwrap_or_else(PoisonError::into_inner).push((name, Arc::clone(&rows) as _));
         Ok(rows)
+    }
+
+    fn known<P: Send + Sync + 'static>(&self, name: &'static str) -> Option<Arc<P>> {
+        let forms = self.forms.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, rows) = forms.iter().find(|(known, _)| *known == name)?;
+        Arc::clone(rows).downcast().ok()
     }
 }
 
