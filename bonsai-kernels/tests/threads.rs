@@ -9,7 +9,7 @@ use bonsai_kernels::gemm::{Activations, Epilogue, matmul};
 use bonsai_kernels::norm::group_norm;
 use bonsai_kernels::weights::{BinaryWeights, FloatType, Scales, Weights};
 use bonsai_kernels::{CancelToken, Cpu, DotPrecision, Isa, KernelError, RayonThreads, SharedBytes};
-use ndarray::{Array2, Array3};
+use ndarray::{Array2, Array3, s};
 
 fn waves(n: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * 37 % 1009) as f32 * 0.37).sin()).collect()
@@ -31,17 +31,25 @@ fn everything(cpu: &Cpu) -> Vec<u32> {
     let picture = Array3::from_shape_vec((60, 70, 16), waves(60 * 70 * 16)).unwrap();
     let ones = vec![1.0; 16];
     let norm = group_norm(cpu, picture.view(), 4, 1e-6, &ones, &ones).unwrap();
-    let values: Vec<u8> = waves(24 * 16 * 9).iter().flat_map(|v| v.to_le_bytes()).collect();
-    let weights = ConvWeights::new(24, 16, 3, FloatType::F32, &values, waves(24)).unwrap();
-    let conv = Conv2d { weights: &weights, sampling: Sampling::Same, norm_silu: Some(&norm), add: false };
+    // the second one's channels are split among threads, too
+    let convolved = [(24, s![.., .., ..]), (150, s![..9, ..10, ..])].map(|(channels, part)| {
+        let values: Vec<u8> = waves(channels * 16 * 9).iter().flat_map(|v| v.to_le_bytes()).collect();
+        let weights = ConvWeights::new(channels, 16, 3, FloatType::F32, &values, waves(channels)).unwrap();
+        (weights, picture.slice(part).to_owned())
+    });
     let mut all: Vec<u32> = y.iter().map(|v: &f32| v.to_bits()).collect();
     for precision in DotPrecision::available(cpu.isa()) {
         let mut o = Array2::zeros((205, 256));
         attention_in(cpu, precision, x.view(), x.view(), x.view(), heads, Mask::None, None, o.view_mut())
             .unwrap();
-        let mut p = Array3::zeros((60, 70, 24));
-        conv.run_rows_in(cpu, precision, picture.view(), 0, p.view_mut()).unwrap();
-        all.extend(o.iter().chain(&p).map(|v: &f32| v.to_bits()));
+        all.extend(o.iter().map(|v: &f32| v.to_bits()));
+        for (weights, picture) in &convolved {
+            let conv = Conv2d { weights, sampling: Sampling::Same, norm_silu: Some(&norm), add: false };
+            let (height, width, _) = picture.dim();
+            let mut p = Array3::zeros((height, width, weights.out_channels()));
+            conv.run_rows_in(cpu, precision, picture.view(), 0, p.view_mut()).unwrap();
+            all.extend(p.iter().map(|v: &f32| v.to_bits()));
+        }
     }
     all
 }

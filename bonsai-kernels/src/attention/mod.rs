@@ -42,10 +42,19 @@ pub enum Mask<'a> {
 const KEYS: usize = 256;
 /// Bytes that the panels of those heads should take that are laid out at one time.
 const PANEL_BYTES: usize = 8 << 20;
-/// Queries of one task, fewer where that would leave threads without work.
+/// The most queries of one task, and the fewest but for the last.
 const QUERIES_PER_TASK: usize = 192;
-const MIN_TASKS: usize = 64;
-const MIN_QUERIES_PER_TASK: usize = 48;
+const MIN_QUERIES_PER_TASK: usize = 24;
+/// What a task does besides, keys and values that come from memory among it, takes as long as so many queries.
+const BESIDE_QUERIES: usize = 8;
+
+/// Queries of one task, such that all threads are done the soonest with so many of each of some heads.
+fn queries_per_task(tile_rows: usize, heads: usize, queries: usize, threads: usize) -> usize {
+    let time =
+        |&of_task: &usize| (heads * queries.div_ceil(of_task)).div_ceil(threads) * (of_task + BESIDE_QUERIES);
+    let sizes = (MIN_QUERIES_PER_TASK..=QUERIES_PER_TASK).rev().filter(|size| size.is_multiple_of(tile_rows));
+    sizes.min_by_key(time).unwrap_or(tile_rows)
+}
 
 /// `out = softmax(q k^T / sqrt(dim) + mask) v` for each head.
 ///
@@ -148,11 +157,12 @@ fn attend<N: Number, T: DotTile<N>>(
     let blocks = keys.div_ceil(KEYS);
     let (head_len, units_len) = (blocks * layout.block_len(), blocks * layout.units_len());
     let at_once = (PANEL_BYTES / (4 * head_len.max(1))).clamp(1, heads.key_value);
+    // as many each time
+    let at_once = heads.key_value.div_ceil(heads.key_value.div_ceil(at_once));
     let mut panels =
         Panels::<N> { words: cpu.spare(at_once * head_len)?, units: cpu.buffer(at_once * units_len)? };
-    let split = heads.query * q.nrows() / MIN_TASKS;
     let tokens_before = keys.saturating_sub(q.nrows());
-    let queries_per_task = split.clamp(MIN_QUERIES_PER_TASK, QUERIES_PER_TASK).next_multiple_of(T::MR);
+    let queries_per_task = queries_per_task(T::MR, at_once * per_kv, q.nrows(), cpu.threads());
     for first_kv in (0..heads.key_value).step_by(at_once) {
         let kv_heads = at_once.min(heads.key_value - first_kv);
         let words = panels.words.chunks_mut(layout.block_len());
@@ -259,6 +269,27 @@ mod tests {
                 let t = t.lower().lower();
                 attend::<Int16, _>(&cpu, t, q, k, v, heads, *mask, None, vectors.view_mut()).unwrap();
                 assert_eq!(tiles, vectors, "{queries} queries, {keys} keys, {dim} channels");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod task_tests {
+    use super::queries_per_task;
+    use crate::threads::{USUAL_THREADS, busy};
+
+    /// 24 heads, eight of which have room at one time.
+    #[test]
+    fn up_to_64_threads_stay_busy() {
+        for tile_rows in [6, 32] {
+            for queries in [768, 1536, 4608, 16896] {
+                for threads in USUAL_THREADS {
+                    let of_task = queries_per_task(tile_rows, 8, queries, threads);
+                    let parts = (0..queries).step_by(of_task).map(|first| of_task.min(queries - first));
+                    let busy = busy((0..8).flat_map(|_| parts.clone()), threads);
+                    assert!(busy > 0.75, "{threads} threads are busy for {busy:.2} with {queries} queries");
+                }
             }
         }
     }

@@ -57,8 +57,8 @@ impl BlockShape {
         Self {
             rows,
             columns,
-            height: (rows - 1) * plan.stride + plan.reach,
-            width: (columns - 1) * plan.stride + plan.reach,
+            height: plan.reached(rows),
+            width: plan.reached(columns),
             stride: plan.stride,
             before: plan.before,
             words: channel_blocks.iter().map(|b| b.words).sum(),

@@ -58,11 +58,37 @@ const BLOCK_ROWS: usize = 16;
 const BLOCK_COLUMNS: usize = 64;
 /// Columns of the narrowest panel of the widest vectors.
 const NARROWEST: usize = 16;
-/// With fewer blocks than this, channels are split too, so that all threads have work.
-const MIN_TASKS: usize = 16;
-/// Output channels of one task then, whole blocks of stored weights.
-const CHANNELS_PER_TASK: usize = 128;
-const _: () = assert!(CHANNELS_PER_TASK.is_multiple_of(weights::BLOCK), "panels begin where tasks do");
+/// Bringing in a pixel, through norm and SiLU, takes as long as so many of its products with one channel of the output, and
+/// panels that come anew as long as so many pixels.
+const LOADING: usize = 115;
+const PANELS: usize = 6;
+
+/// Rows, columns and channels of the output of one task, where each computed pixel makes one, such that all threads are done the
+/// soonest with `output` `[height, width, channels]`.
+fn task(plan: &Plan, output: (usize, usize, usize), threads: usize) -> (usize, usize, usize) {
+    let (height, width, channels) = output;
+    let taps: usize = plan.phases.iter().map(|phase| phase.taps.len()).sum();
+    let parts = |len: usize, most: usize| len.div_ceil(len.div_ceil(most).max(1)).max(1);
+    let mut best = (usize::MAX, (1, 1, channels));
+    for rows in [BLOCK_ROWS, BLOCK_ROWS / 2, BLOCK_ROWS / 4, BLOCK_ROWS / 8].map(|most| parts(height, most)) {
+        for columns in [BLOCK_COLUMNS, BLOCK_COLUMNS / 2].map(|most| parts(width, most / plan.stride)) {
+            for part in 1..=channels.div_ceil(weights::BLOCK).max(1) {
+                // panels begin where tasks do
+                let channels_of_task = channels.div_ceil(part).next_multiple_of(weights::BLOCK);
+                let tasks =
+                    height.div_ceil(rows) * width.div_ceil(columns) * channels.div_ceil(channels_of_task);
+                let loading = LOADING * plan.reached(rows) * plan.reached(columns);
+                let one = (rows * columns + PANELS) * taps * channels_of_task + loading;
+                // the last threads end an eighth of a task after the others, say
+                let time = (8 * tasks.div_ceil(threads) + 1) * one;
+                if time < best.0 {
+                    best = (time, (rows, columns, channels_of_task));
+                }
+            }
+        }
+    }
+    best.1
+}
 
 impl Conv2d<'_> {
     /// `out = conv(x)`: `x` `[height, width, in_channels]`, contiguous; `out` of [`Sampling::output_size`] and
@@ -148,12 +174,8 @@ impl Conv2d<'_> {
             return Ok(());
         }
         let plan = Plan::new::<N, T>(cpu, t, self.weights, self.sampling)?;
-        // pixels of the input for each that a task computes
-        let (rows, columns) =
-            (BLOCK_ROWS.min(out.dim().0 / plan.step), BLOCK_COLUMNS.min(out.dim().1 / plan.step));
-        let columns = if plan.stride == 2 { columns.div_ceil(2) } else { columns };
-        let blocks = out.dim().0.div_ceil(rows * plan.step) * out.dim().1.div_ceil(columns * plan.step);
-        let channels = if blocks < MIN_TASKS { CHANNELS_PER_TASK } else { self.weights.out_channels() };
+        let computed = (out.dim().0 / plan.step, out.dim().1 / plan.step, out.dim().2);
+        let (rows, columns, channels) = task(&plan, computed, cpu.threads());
         let first_row = first_row / plan.step;
         let mut tasks = Vec::new();
         for (i, band) in out.axis_chunks_iter_mut(Axis(0), rows * plan.step).enumerate() {
@@ -270,6 +292,38 @@ mod tests {
             conv.run_on::<Int16Bytes, _>(&cpu, t, x.view(), 0, tiles.view_mut()).unwrap();
             conv.run_on::<Int16, _>(&cpu, t.lower().lower(), x.view(), 0, vectors.view_mut()).unwrap();
             assert_eq!(tiles, vectors, "{height}x{width}, {channels} to {out_channels} channels");
+        }
+    }
+}
+
+#[cfg(test)]
+mod task_tests {
+    use super::plan::{Phase, Plan, Tap};
+    use super::task;
+    use crate::threads::{USUAL_THREADS, busy};
+
+    /// The decoder's convolutions from 256x256 pixels on.
+    #[test]
+    fn up_to_64_threads_stay_busy() {
+        let taps = (0..9).map(|i| Tap { y: i / 3, x: i % 3, sources: vec![i] }).collect();
+        let phases = vec![Phase { y: 0, x: 0, taps }];
+        let plan = Plan { step: 1, stride: 1, before: 1, reach: 3, phases, scales: vec![], units: vec![] };
+        for (size, channels) in [(32, 512), (64, 512), (128, 512), (128, 256), (256, 256), (512, 128)] {
+            for threads in USUAL_THREADS {
+                let (rows, columns, of_task) = task(&plan, (size, size, channels), threads);
+                let lengths =
+                    |len: usize, most: usize| (0..len).step_by(most).map(move |at| most.min(len - at));
+                let tasks = lengths(size, rows).flat_map(|rows| {
+                    lengths(size, columns).flat_map(move |columns| {
+                        lengths(channels, of_task).map(move |channels| rows * columns * channels)
+                    })
+                });
+                let busy = busy(tasks, threads);
+                assert!(
+                    busy > 0.75,
+                    "{threads} threads are busy for {busy:.2} with {size}x{size}x{channels}"
+                );
+            }
         }
     }
 }

@@ -47,6 +47,11 @@ pub(super) struct Tap {
 const FOLDED: [[(usize, Range<usize>); 2]; 2] = [[(0, 0..1), (1, 1..3)], [(1, 0..2), (2, 2..3)]];
 
 impl Plan {
+    /// Rows, or columns, of the input that so many computed pixels need.
+    pub(super) fn reached(&self, pixels: usize) -> usize {
+        (pixels - 1) * self.stride + self.reach
+    }
+
     pub(super) fn new<N: Number, T: DotTile<N>>(
         cpu: &Cpu,
         t: T,

@@ -74,17 +74,19 @@ impl<F: RowForm> PreparedRows<F> {
     pub(crate) fn new(cpu: &Cpu, source: Source<'_>) -> Result<Self> {
         let (rows, cols) = (source.nrows(), source.ncols());
         let padded = rows.next_multiple_of(ROW_MULTIPLE);
+        // where rows need not be arranged, fewer keep more threads busy
+        let together = if F::MIXED { TOGETHER } else { TOGETHER / 4 };
         let (row_len, scales_len) = (F::len(cols), F::scales(cols));
         let mut data = cpu.spare::<F::Element>(padded * row_len)?;
         let mut scales = cpu.buffer(padded * scales_len)?;
         let mut blocks = Vec::new();
         data[rows * row_len..].fill(F::Element::zeroed());
         let (mut data_left, mut scales_left) = (&mut *data, &mut *scales);
-        for first in (0..rows).step_by(TOGETHER) {
+        for first in (0..rows).step_by(together) {
             let (data, scales);
-            (data, data_left) = data_left.split_at_mut(TOGETHER * row_len);
-            (scales, scales_left) = scales_left.split_at_mut(TOGETHER * scales_len);
-            blocks.push((first..rows.min(first + TOGETHER), data, scales));
+            (data, data_left) = data_left.split_at_mut(together * row_len);
+            (scales, scales_left) = scales_left.split_at_mut(together * scales_len);
+            blocks.push((first..rows.min(first + together), data, scales));
         }
         cpu.for_each(
             blocks,

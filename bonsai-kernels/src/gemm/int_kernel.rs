@@ -2,7 +2,6 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::codes::{Codes, Meaning, fetch_words};
-use super::driver::Blocking;
 use super::each_code_kind;
 use super::microkernel::{Microkernel, Tile, TileRows};
 use super::rows::{BLOCK, Int8Rows, Int16Rows, RowForm, SUMMED};
@@ -67,17 +66,6 @@ impl<T: IntTile<F::Products>, F: IntRows> Microkernel<Weights> for IntKernel<T, 
     /// Digits of neighbouring inputs side by side, `Products::DEPTH` in a word; then scales, and biases where there are
     /// any, as bits.
     type Panel = u32;
-
-    fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
-        let kernel = Blocking {
-            rows: Self::ROWS,
-            columns: 3072,
-            tile: (T::MR, self.width(usize::MAX)),
-            laying_out: 32,
-            building: 8,
-        };
-        kernel.task(rows, columns, threads)
-    }
 
     fn depth(self, weights: &Weights) -> usize {
         GROUPS * Meaning::of(weights).depth

@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
+use super::driver::Blocking;
 use super::rows::RowForm;
 use crate::aligned;
 
-/// Columns of one task, the most that keep all threads busy: wide tasks prepare a tile of rows less often.
-const COLUMNS_PER_TASK: [usize; 4] = [3072, 1536, 1024, 512];
-/// Tasks that each thread should have at least.
-const TASKS_PER_THREAD: usize = 4;
+/// The most columns of one task: wide tasks prepare a tile of rows less often.
+const COLUMNS_PER_TASK: usize = 3072;
 
 /// How one kind of weights `W` is multiplied on one instruction set with one kind of activations.
 ///
@@ -38,11 +37,14 @@ pub(crate) trait Microkernel<W>: Copy + Send + Sync {
 
     /// The most rows and columns of one task.
     fn task(self, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
-        let parts = rows.div_ceil(Self::ROWS).max(1);
-        let enough = |&c: &usize| parts * columns.div_ceil(c) >= TASKS_PER_THREAD * threads;
-        let columns = COLUMNS_PER_TASK.into_iter().find(enough).unwrap_or(COLUMNS_PER_TASK[3]);
-        // parts of one height
-        (rows.div_ceil(parts), columns)
+        let kernel = Blocking {
+            rows: Self::ROWS,
+            columns: COLUMNS_PER_TASK,
+            tile: (Self::MR, self.width(usize::MAX)),
+            laying_out: 32,
+            building: 8,
+        };
+        kernel.task(rows, columns, threads)
     }
     /// Inputs in one K block: a multiple of 32 and of the weights' group, where sums are scaled by group.
     fn depth(self, weights: &W) -> usize;

@@ -13,6 +13,7 @@ use std::time::Instant;
 use ndarray::{ArrayViewMut2, Axis};
 use wide::f32x4;
 
+use super::driver::{Blocking, split_columns};
 use super::epilogue::Epilogue;
 use super::rows::BLOCK;
 use crate::Cpu;
@@ -25,17 +26,19 @@ pub(super) use codes::TableWeights;
 use rows::padded;
 pub(super) use rows::{TableNumber, TableRows};
 
-/// Columns of one task, the most that keep all threads busy: more of them pay for the tables of a tile, and their sums
-/// take 128 or 256 KiB for each thousand.
-const COLUMNS_PER_TASK: [usize; 4] = [2048, 1024, 512, 256];
-/// Rows of one task: enough of them to pay for laying out the weights.
+/// The most columns of one task: more of them pay for the tables of a tile, and their sums take 128 or 256 KiB for each thousand.
+const COLUMNS_PER_TASK: usize = 2048;
+/// Parts of an output start where lines of the cache do.
+const COLUMN_STEP: usize = 16;
+/// The most rows of one task: enough of them to pay for laying out the weights.
 const ROWS_PER_TASK: usize = 384;
 /// Bytes of words that may well stay in the second-level cache while one tile after the other reads them.
 const WORDS_KEPT: usize = 1 << 20;
 /// Where they may not: rows whose sums grow side by side, so that words come to the second-level cache once for all of them.
 const ROWS_AT_ONCE: usize = 96;
-/// Tasks that each thread should have at least.
-const TASKS_PER_THREAD: usize = 4;
+/// Laying out weights takes as long as multiplying so many rows, and the tables of a tile as long as so many columns.
+const LAYING_OUT: usize = 16;
+const BUILDING: usize = 48;
 
 /// Whether groups are whole passes, and blocks whole groups or groups whole blocks.
 pub(super) fn takes(group_size: usize) -> bool {
@@ -55,16 +58,11 @@ pub(super) fn multiply<N: TableNumber, T: TableTile<N>, W: TableWeights>(
     assert_eq!(out.dim(), (rows.rows, columns), "shape of a GEMM's output");
     epilogue.check(columns);
     let started = Instant::now();
-    let row_block = ROWS_PER_TASK.next_multiple_of(T::ROWS);
-    let row_blocks = rows.rows.div_ceil(row_block);
-    let enough = |&c: &usize| row_blocks * columns.div_ceil(c) >= TASKS_PER_THREAD * cpu.threads();
-    let column_block = COLUMNS_PER_TASK.into_iter().find(enough).unwrap_or(COLUMNS_PER_TASK[3]);
-    // parts of one width, as near to it as whole cache lines of the output allow
-    let column_block = columns.div_ceil(columns.div_ceil(column_block).max(1)).next_multiple_of(16);
+    let (row_block, column_block) = task(T::ROWS, rows.rows, columns, cpu.threads());
     let mut tasks = Vec::new();
     let mut out = out;
     for (i, out) in out.axis_chunks_iter_mut(Axis(0), row_block).enumerate() {
-        for (j, out) in super::driver::split_columns(out, column_block).into_iter().enumerate() {
+        for (j, out) in split_columns(out, column_block).into_iter().enumerate() {
             tasks.push((i * row_block / T::ROWS, j * column_block, out));
         }
     }
@@ -95,6 +93,20 @@ pub(super) fn multiply<N: TableNumber, T: TableTile<N>, W: TableWeights>(
         meter.add(rows.rows as u64 * rows.cols as u64 * columns as u64, started.elapsed());
     }
     Ok(())
+}
+
+/// Rows and columns of a task, for tiles of so many rows.
+pub(super) fn task(tile_rows: usize, rows: usize, columns: usize, threads: usize) -> (usize, usize) {
+    let (rows_at_most, columns_at_most) = (ROWS_PER_TASK.next_multiple_of(tile_rows), COLUMNS_PER_TASK);
+    let tile = (tile_rows, COLUMN_STEP);
+    let tables = Blocking {
+        rows: rows_at_most,
+        columns: columns_at_most,
+        tile,
+        laying_out: LAYING_OUT,
+        building: BUILDING,
+    };
+    tables.task(rows, columns, threads)
 }
 
 /// What one thread works in.
