@@ -8,7 +8,7 @@ use super::linear::{LinearKind, LinearShape, test_activations, test_weights};
 use super::{Ceiling, CeilingLoop};
 use crate::Cpu;
 use crate::error::Result;
-use crate::gemm::{ActivationPrecision, Epilogue, kernel_name, matmul};
+use crate::gemm::{ActivationPrecision, Epilogue, kernel_name_for, matmul};
 use crate::weights::Weights;
 
 /// Fewer runs than this say little on a machine that does other things too.
@@ -91,7 +91,7 @@ fn gmacs(macs: u64, took: Duration) -> f64 {
 /// What one kernel reached at one shape.
 #[derive(Debug, Clone)]
 pub struct KernelRate {
-    /// The kernel, as [`kernel_name`] says it.
+    /// The kernel, as [`kernel_name_for`] says it.
     pub name: String,
     /// The instruction set that it ran on.
     pub isa: &'static str,
@@ -166,7 +166,7 @@ pub fn measure(
     }
     let shape = LinearShape { m: rows, ..shape };
     Ok(KernelRate {
-        name: kernel_name(cpu.isa(), precision, &weights),
+        name: kernel_name_for(cpu.isa(), precision, &weights, shape.m),
         isa: cpu.isa().name(),
         weights: kind,
         activations: precision,

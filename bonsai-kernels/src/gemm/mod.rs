@@ -40,7 +40,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 use crate::Cpu;
 use crate::error::Result;
 #[cfg(target_arch = "x86_64")]
-use crate::isa::Amx;
+use crate::isa::{Amx, Avx512Vnni};
 use crate::isa::{Isa, Vectors, dispatch};
 use crate::table::TableTile;
 use crate::weights::Weights;
@@ -127,33 +127,22 @@ impl<'a> Activations<'a> {
     ) -> Result<()> {
         assert_eq!(self.isa, cpu.isa(), "activations are for another instruction set");
         assert_eq!(self.rows.ncols(), weights.cols(), "inputs of a GEMM");
-        if self.rows.nrows() <= few_rows::MOST_ROWS {
-            // kernels for few rows read them where they stand
+        if let Some(few) = Few::of(self.isa, self.precision, weights, self.rows.nrows()) {
+            // they read rows where they stand
             let Some(x) = self.rows.standing() else {
                 let x = self.rows.made(cpu)?;
                 return Activations::new(cpu, x.view()).matmul(cpu, weights, out, epilogue);
             };
-            // slow permutations still outrun tables in memory, which a few rows cannot pay for
-            #[cfg(target_arch = "x86_64")]
-            if let (ActivationPrecision::Int16, Weights::Binary(_) | Weights::Ternary(_), Some(t)) =
-                (self.precision, weights, permute_kernel::of(self.isa))
-            {
-                each_sign_kind!(weights, w => if few_permuted::takes(x.nrows(), w) {
-                    return few_permuted::multiply(cpu, t, x, w, out, epilogue);
-                });
-            }
-            match weights {
-                Weights::Dense(w) => return few_rows::multiply_dense(cpu, x, w, out, epilogue),
+            return match (few, weights) {
+                (Few::Dense, Weights::Dense(w)) => few_rows::multiply_dense(cpu, x, w, out, epilogue),
                 #[cfg(target_arch = "x86_64")]
-                _ if self.precision != ActivationPrecision::Int16 => {}
+                (Few::Permuted(t), _) => each_sign_kind!(weights, w => {
+                    few_permuted::multiply(cpu, t, x, w, out, epilogue)
+                }),
                 #[cfg(target_arch = "x86_64")]
-                Weights::Binary(w)
-                    if permute_kernel::of(self.isa).is_none() && few_signs::takes(self.isa, x.nrows(), w) =>
-                {
-                    return few_signs::multiply(cpu, x, w, out, epilogue);
-                }
-                _ => {}
-            }
+                (Few::Signs, Weights::Binary(w)) => few_signs::multiply(cpu, x, w, out, epilogue),
+                _ => unreachable!("chosen for other weights"),
+            };
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(t) = permuted(self.isa, self.precision, weights) {
@@ -247,6 +236,57 @@ impl<'a> Activations<'a> {
     }
 }
 
+/// How so few rows are multiplied that what many share would not pay.
+#[derive(Clone, Copy)]
+enum Few {
+    Dense,
+    #[cfg(target_arch = "x86_64")]
+    Permuted(Avx512Vnni),
+    #[cfg(target_arch = "x86_64")]
+    Signs,
+}
+
+impl Few {
+    /// If they are so few.
+    fn of(isa: Isa, precision: ActivationPrecision, weights: &Weights, rows: usize) -> Option<Self> {
+        if rows > few_rows::MOST_ROWS {
+            return None;
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (isa, precision);
+        match weights {
+            Weights::Dense(_) => Some(Self::Dense),
+            #[cfg(target_arch = "x86_64")]
+            Weights::Binary(_) | Weights::Ternary(_) if precision == ActivationPrecision::Int16 => {
+                // slow permutations still outrun tables in memory, which a few rows cannot pay for
+                let permutes = permute_kernel::of(isa);
+                let permuted =
+                    permutes.filter(|_| each_sign_kind!(weights, w => few_permuted::takes(rows, w)));
+                match (permuted, weights) {
+                    (Some(t), _) => Some(Self::Permuted(t)),
+                    (None, Weights::Binary(w)) if permutes.is_none() && few_signs::takes(isa, rows, w) => {
+                        Some(Self::Signs)
+                    }
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// For people.
+    fn name(self, isa: Isa) -> String {
+        let method = match self {
+            Self::Dense => "f32-dot",
+            #[cfg(target_arch = "x86_64")]
+            Self::Permuted(_) => "int16-permute",
+            #[cfg(target_arch = "x86_64")]
+            Self::Signs => "int16-signs",
+        };
+        format!("{}-{method}-few-rows", isa.name())
+    }
+}
+
 /// How products of tiles multiply.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
@@ -314,7 +354,7 @@ use with_tiles;
 
 /// The instructions by which tables in registers multiply these weights, if they do.
 #[cfg(target_arch = "x86_64")]
-fn permuted(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Option<crate::isa::Avx512Vnni> {
+fn permuted(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> Option<Avx512Vnni> {
     let (Weights::Binary(_) | Weights::Ternary(_), Some(group_size)) = (weights, weights.group_size()) else {
         return None;
     };
@@ -587,9 +627,17 @@ pub fn matmul(
     Activations::new(cpu, x).matmul(cpu, weights, out, epilogue)
 }
 
-/// Name of the kernel that multiplies these weights: instruction set, activations, method and tile. Where tiles (AMX) are named
-/// for binary or ternary weights, tables multiply those of [`ActivationPrecision::Int16`], with the same result, while the CPU
-/// holds the tile unit back.
+/// Name of the kernel that multiplies these weights with so many rows, as [`kernel_name`] says it of many.
+pub fn kernel_name_for(isa: Isa, precision: ActivationPrecision, weights: &Weights, rows: usize) -> String {
+    match Few::of(isa, precision, weights, rows) {
+        Some(few) => few.name(isa),
+        None => kernel_name(isa, precision, weights),
+    }
+}
+
+/// Name of the kernel that multiplies these weights with many rows: instruction set, activations, method and tile. Where tiles
+/// (AMX) are named for binary or ternary weights, tables multiply those of [`ActivationPrecision::Int16`], with the same result,
+/// while the CPU holds the tile unit back.
 pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) -> String {
     fn describe<W, K: Microkernel<W>>(isa: Isa, precision: ActivationPrecision, kernel: K, _: &W) -> String {
         // integers of fewer bits go as bytes
