@@ -68,12 +68,15 @@ pub struct Activations<'a> {
     rows: Source<'a>,
     isa: Isa,
     precision: ActivationPrecision,
-    forms: Mutex<Vec<(&'static str, Arc<dyn Any + Send + Sync>)>>,
+    forms: Mutex<Forms>,
     /// Whether products of tiles outrun tables, which make the same bits, once somebody asked: for all linears, which so share a
     /// form.
     #[cfg(target_arch = "x86_64")]
     tiles_run: OnceLock<bool>,
 }
+
+/// Forms of rows by their names.
+type Forms = Vec<(&'static str, Arc<dyn Any + Send + Sync>)>;
 
 impl<'a> Activations<'a> {
     /// Rows of `x` `[M, K]`, each contiguous, for linears with the precision of `cpu`.
@@ -219,20 +222,23 @@ impl<'a> Activations<'a> {
         name: &'static str,
         prepare: impl FnOnce(&Cpu) -> Result<P>,
     ) -> Result<Arc<P>> {
-        if let Some(rows) = self.known(name) {
+        fn known<P: Send + Sync + 'static>(forms: &Forms, name: &str) -> Option<Arc<P>> {
+            let (_, rows) = forms.iter().find(|(known, _)| *known == name)?;
+            Arc::clone(rows).downcast().ok()
+        }
+        let forms = || self.forms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rows) = known(&forms(), name) {
             return Ok(rows);
         }
-        // without the lock: a thread that works on it may be given another linear of these rows by its pool, and would wait for itself.
-        // Of two that came at once, the second made it in vain
+        // without the lock: a thread that works on it may be given another linear of these rows by its pool, and would wait for itself
         let rows = Arc::new(prepare(&cpu.clone().with_precision(self.precision))?);
-        self.forms.lock().unwrap_or_else(PoisonError::into_inner).push((name, Arc::clone(&rows) as _));
+        let mut forms = forms();
+        // of two that came at once, the second made it in vain
+        if let Some(first) = known(&forms, name) {
+            return Ok(first);
+        }
+        forms.push((name, Arc::clone(&rows) as _));
         Ok(rows)
-    }
-
-    fn known<P: Send + Sync + 'static>(&self, name: &'static str) -> Option<Arc<P>> {
-        let forms = self.forms.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, rows) = forms.iter().find(|(known, _)| *known == name)?;
-        Arc::clone(rows).downcast().ok()
     }
 }
 
