@@ -1,3 +1,5 @@
+use bytemuck::Pod;
+
 use super::super::precision::ActivationPrecision;
 use super::super::rows::{BLOCK, Bf16Rows, Int8Rows, RowForm, quantize_int16};
 use super::super::source::Source;
@@ -6,11 +8,12 @@ use crate::Cpu;
 use crate::aligned::{AlignedBuf, Element};
 use crate::error::Result;
 use crate::isa::{Isa, Token, Work, dispatch};
+use crate::spare::SpareBuf;
 use crate::table::{Lanes, TableTile};
 
 /// Activations in tiles of as many rows as an entry has lanes, input by input: `[tiles][inputs][LANES]`.
 pub(crate) struct TableRows<N: Element> {
-    data: AlignedBuf<N>,
+    data: SpareBuf<N>,
     /// Of rows, `[tiles][LANES]`, or of the blocks of rows, `[tiles][blocks][LANES]`.
     scales: AlignedBuf<f32>,
     scale_blocks: bool,
@@ -19,7 +22,7 @@ pub(crate) struct TableRows<N: Element> {
 }
 
 /// Numbers that tables are made of, and how activations become such numbers.
-pub(crate) trait TableNumber: Element + Default {
+pub(crate) trait TableNumber: Element + Pod + Default {
     /// Tells the forms of one set of activations apart.
     const TILES: &'static str;
     /// Whether sums over a block of 128 are exact, so that they may wait for its end.
@@ -101,7 +104,7 @@ impl<N: TableNumber> TableRows<N> {
         let scale_blocks = N::scales_blocks(cpu.precision());
         let tile_len = inputs * T::ROWS;
         let scales_len = if scale_blocks { blocks * T::ROWS } else { T::ROWS };
-        let mut data = cpu.buffer(tiles * tile_len)?;
+        let mut data = cpu.spare::<N>(tiles * tile_len)?;
         let mut scales = cpu.buffer(tiles * scales_len)?;
         let parts = data.chunks_exact_mut(tile_len.max(1)).zip(scales.chunks_exact_mut(scales_len.max(1)));
         let tasks: Vec<_> = (0..rows).step_by(T::ROWS).zip(parts).collect();
