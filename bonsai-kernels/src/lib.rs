@@ -32,6 +32,8 @@ pub mod activation;
 mod aligned;
 pub mod attention;
 mod bit_tile;
+#[cfg(test)]
+mod busy;
 pub mod ceiling;
 pub mod conv2d;
 mod cpu;

@@ -114,22 +114,6 @@ fn beside_caller(pool: &ThreadPool, count: usize, body: &(dyn Fn(usize) + Sync))
     });
 }
 
-/// Numbers of threads that CPUs have.
-#[cfg(test)]
-pub(crate) const USUAL_THREADS: [usize; 17] = [2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64];
-
-/// The share of their time that threads work which take the next of these pieces of work whenever they are free.
-#[cfg(test)]
-pub(crate) fn busy(pieces: impl IntoIterator<Item = usize>, threads: usize) -> f64 {
-    let (mut until, mut all) = (vec![0; threads], 0);
-    for piece in pieces {
-        let first_free = until.iter_mut().min().expect("threads");
-        *first_free += piece;
-        all += piece;
-    }
-    all as f64 / (threads * until.into_iter().max().expect("threads")) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -277,17 +277,16 @@ mod tests {
 #[cfg(test)]
 mod task_tests {
     use super::queries_per_task;
-    use crate::threads::{USUAL_THREADS, busy};
+    use crate::busy::{USUAL_THREADS, busy, lengths};
 
-    /// 24 heads, eight of which have room at one time.
+    /// 24 heads at 256x256, 512x512 and 1024x1024 and with three pictures more: as many of them as have room at one time.
     #[test]
     fn up_to_64_threads_stay_busy() {
         for tile_rows in [6, 32] {
-            for queries in [768, 1536, 4608, 16896] {
+            for (queries, heads) in [(768, 12), (1536, 8), (4608, 3), (16896, 1)] {
                 for threads in USUAL_THREADS {
-                    let of_task = queries_per_task(tile_rows, 8, queries, threads);
-                    let parts = (0..queries).step_by(of_task).map(|first| of_task.min(queries - first));
-                    let busy = busy((0..8).flat_map(|_| parts.clone()), threads);
+                    let of_task = queries_per_task(tile_rows, heads, queries, threads);
+                    let busy = busy((0..heads).flat_map(|_| lengths(queries, of_task)), threads);
                     assert!(busy > 0.75, "{threads} threads are busy for {busy:.2} with {queries} queries");
                 }
             }

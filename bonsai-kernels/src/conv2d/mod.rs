@@ -300,29 +300,30 @@ mod tests {
 mod task_tests {
     use super::plan::{Phase, Plan, Tap};
     use super::task;
-    use crate::threads::{USUAL_THREADS, busy};
+    use crate::busy::{USUAL_THREADS, busy, lengths};
 
-    /// The decoder's convolutions from 256x256 pixels on.
+    /// The decoder's convolutions from 256x256 pixels on, of nine taps, or of four times four where they double the picture.
     #[test]
     fn up_to_64_threads_stay_busy() {
-        let taps = (0..9).map(|i| Tap { y: i / 3, x: i % 3, sources: vec![i] }).collect();
-        let phases = vec![Phase { y: 0, x: 0, taps }];
-        let plan = Plan { step: 1, stride: 1, before: 1, reach: 3, phases, scales: vec![], units: vec![] };
-        for (size, channels) in [(32, 512), (64, 512), (128, 512), (128, 256), (256, 256), (512, 128)] {
-            for threads in USUAL_THREADS {
-                let (rows, columns, of_task) = task(&plan, (size, size, channels), threads);
-                let lengths =
-                    |len: usize, most: usize| (0..len).step_by(most).map(move |at| most.min(len - at));
-                let tasks = lengths(size, rows).flat_map(|rows| {
-                    lengths(size, columns).flat_map(move |columns| {
-                        lengths(channels, of_task).map(move |channels| rows * columns * channels)
-                    })
-                });
-                let busy = busy(tasks, threads);
-                assert!(
-                    busy > 0.75,
-                    "{threads} threads are busy for {busy:.2} with {size}x{size}x{channels}"
-                );
+        for count in [9, 16] {
+            let taps = (0..count).map(|i| Tap { y: i / 3, x: i % 3, sources: vec![i] }).collect();
+            let phases = vec![Phase { y: 0, x: 0, taps }];
+            let plan =
+                Plan { step: 1, stride: 1, before: 1, reach: 3, phases, scales: vec![], units: vec![] };
+            for (size, channels) in [(32, 512), (64, 512), (128, 512), (128, 256), (256, 256), (512, 128)] {
+                for threads in USUAL_THREADS {
+                    let (rows, columns, of_task) = task(&plan, (size, size, channels), threads);
+                    let tasks = lengths(size, rows).flat_map(|rows| {
+                        lengths(size, columns).flat_map(move |columns| {
+                            lengths(channels, of_task).map(move |channels| rows * columns * channels)
+                        })
+                    });
+                    let busy = busy(tasks, threads);
+                    assert!(
+                        busy > 0.75,
+                        "{threads} threads are busy for {busy:.2} with {size}x{size}x{channels}"
+                    );
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ mod codes;
 mod driver;
 mod epilogue;
 mod f32_kernel;
+mod few;
 #[cfg(target_arch = "x86_64")]
 mod few_permuted;
 mod few_rows;
@@ -26,6 +27,8 @@ mod source;
 #[cfg(target_arch = "x86_64")]
 mod split_rows;
 mod table;
+#[cfg(test)]
+mod task_tests;
 
 pub use epilogue::Epilogue;
 pub use precision::ActivationPrecision;
@@ -48,6 +51,7 @@ use bit_kernel::BitKernel;
 use bit_rows::{SignBits, TritBits};
 use driver::PreparedRows;
 use f32_kernel::F32Kernel;
+use few::Few;
 use int_kernel::IntKernel;
 #[cfg(target_arch = "x86_64")]
 use matrix_kernel::{Bf16Codes, Int8Codes, Int16Codes, Int16Signs, MatrixKernel};
@@ -136,15 +140,14 @@ impl<'a> Activations<'a> {
                 let x = self.rows.made(cpu)?;
                 return Activations::new(cpu, x.view()).matmul(cpu, weights, out, epilogue);
             };
-            return match (few, weights) {
-                (Few::Dense, Weights::Dense(w)) => few_rows::multiply_dense(cpu, x, w, out, epilogue),
+            return match few {
+                Few::Dense(w) => few_rows::multiply_dense(cpu, x, w, out, epilogue),
                 #[cfg(target_arch = "x86_64")]
-                (Few::Permuted(t), _) => each_sign_kind!(weights, w => {
+                Few::Permuted(t) => each_sign_kind!(weights, w => {
                     few_permuted::multiply(cpu, t, x, w, out, epilogue)
                 }),
                 #[cfg(target_arch = "x86_64")]
-                (Few::Signs, Weights::Binary(w)) => few_signs::multiply(cpu, x, w, out, epilogue),
-                _ => unreachable!("chosen for other weights"),
+                Few::Signs(w) => few_signs::multiply(cpu, x, w, out, epilogue),
             };
         }
         #[cfg(target_arch = "x86_64")]
@@ -239,57 +242,6 @@ impl<'a> Activations<'a> {
         }
         forms.push((name, Arc::clone(&rows) as _));
         Ok(rows)
-    }
-}
-
-/// How so few rows are multiplied that what many share would not pay.
-#[derive(Clone, Copy)]
-enum Few {
-    Dense,
-    #[cfg(target_arch = "x86_64")]
-    Permuted(Avx512Vnni),
-    #[cfg(target_arch = "x86_64")]
-    Signs,
-}
-
-impl Few {
-    /// If they are so few.
-    fn of(isa: Isa, precision: ActivationPrecision, weights: &Weights, rows: usize) -> Option<Self> {
-        if rows > few_rows::MOST_ROWS {
-            return None;
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (isa, precision);
-        match weights {
-            Weights::Dense(_) => Some(Self::Dense),
-            #[cfg(target_arch = "x86_64")]
-            Weights::Binary(_) | Weights::Ternary(_) if precision == ActivationPrecision::Int16 => {
-                // slow permutations still outrun tables in memory, which a few rows cannot pay for
-                let permutes = permute_kernel::of(isa);
-                let permuted =
-                    permutes.filter(|_| each_sign_kind!(weights, w => few_permuted::takes(rows, w)));
-                match (permuted, weights) {
-                    (Some(t), _) => Some(Self::Permuted(t)),
-                    (None, Weights::Binary(w)) if permutes.is_none() && few_signs::takes(isa, rows, w) => {
-                        Some(Self::Signs)
-                    }
-                    _ => None,
-                }
-            }
-            _ => None,
-        }
-    }
-
-    /// For people.
-    fn name(self, isa: Isa) -> String {
-        let method = match self {
-            Self::Dense => "f32-dot",
-            #[cfg(target_arch = "x86_64")]
-            Self::Permuted(_) => "int16-permute",
-            #[cfg(target_arch = "x86_64")]
-            Self::Signs => "int16-signs",
-        };
-        format!("{}-{method}-few-rows", isa.name())
     }
 }
 
@@ -418,6 +370,14 @@ macro_rules! with_tables {
     };
 }
 use with_tables;
+
+/// Rows of a tile of such tables.
+fn table_rows(vectors: Vectors, numbers: Numbers, weights: &Weights) -> usize {
+    fn rows<N: TableNumber, T: TableTile<N>>(_: T) -> usize {
+        T::ROWS
+    }
+    with_tables!(vectors, numbers, weights, |tile, Number, _w| rows::<Number, _>(tile))
+}
 
 /// The part of it behind the choice of vectors.
 macro_rules! with_numbers {
@@ -665,10 +625,7 @@ pub fn kernel_name(isa: Isa, precision: ActivationPrecision, weights: &Weights) 
         });
     }
     if let Some((vectors, numbers)) = tables(isa, precision, weights) {
-        fn rows<N: TableNumber, T: TableTile<N>>(_: T) -> usize {
-            T::ROWS
-        }
-        let rows = with_tables!(vectors, numbers, weights, |tile, Number, _w| rows::<Number, _>(tile));
+        let rows = table_rows(vectors, numbers, weights);
         return format!("{}-{}-tables-{rows}", isa.name(), precision.name());
     }
     with_kernel!(isa, precision, weights, |kernel, w| describe(isa, precision, kernel, w))
@@ -725,89 +682,5 @@ mod tests {
                 assert_eq!(tiles, others, "{} {m}x{n}x{k}", weights.kind());
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod task_tests {
-    use super::*;
-    use crate::threads::{USUAL_THREADS, busy};
-    use crate::weights::{BinaryWeights, Int4Weights, Scales, TernaryWeights};
-    use crate::{Isa, SharedBytes};
-
-    /// Rows and columns of a task of `kernel`.
-    fn task<W, K: Microkernel<W>>(
-        kernel: K,
-        _: &W,
-        (rows, columns): (usize, usize),
-        threads: usize,
-    ) -> (usize, usize) {
-        kernel.task(rows, columns, threads)
-    }
-
-    /// The sizes of tasks.
-    fn pieces(shape: (usize, usize), of_task: (usize, usize)) -> impl Iterator<Item = usize> {
-        let lengths =
-            |len: usize, most: usize| (0..len).step_by(most).map(move |first| most.min(len - first));
-        lengths(shape.0, of_task.0)
-            .flat_map(move |rows| lengths(shape.1, of_task.1).map(move |columns| rows * columns))
-    }
-
-    /// The linears of a step at 256x256, 512x512 and 1024x1024, and of the text encoder, in every precision.
-    #[test]
-    fn up_to_64_threads_stay_busy() {
-        let bytes = |len| SharedBytes::from_vec(vec![0u8; len]);
-        let scales = || Scales::from_f32(&[1.0]);
-        let binary = Weights::Binary(BinaryWeights::new(1, 128, 128, bytes(16), scales()).unwrap());
-        let ternary = Weights::Ternary(TernaryWeights::new(1, 128, 128, bytes(32), scales()).unwrap());
-        let int4 = Weights::Int4(Int4Weights::new(1, 128, 128, bytes(64), scales(), scales()).unwrap());
-        let steps = [768, 1536, 4608].iter().flat_map(|&m| [3072, 9216, 18432, 27648].map(move |n| (m, n)));
-        let steps: Vec<_> = steps.collect();
-        let text = vec![(512, 1024), (512, 2560), (512, 4096), (512, 9728)];
-        for isa in Isa::available() {
-            for &precision in ActivationPrecision::ALL {
-                for (weights, shapes) in [(&binary, &steps), (&ternary, &steps), (&int4, &text)] {
-                    for (&shape, threads) in shapes.iter().flat_map(|s| USUAL_THREADS.map(move |t| (s, t))) {
-                        let of_task = task_of(isa, precision, weights, shape, threads);
-                        let busy = busy(pieces(shape, of_task), threads);
-                        let name = kernel_name(isa, precision, weights);
-                        assert!(busy > 0.75, "{threads} threads are busy for {busy:.2}: {name}, {shape:?}");
-                    }
-                }
-            }
-        }
-    }
-
-    /// What [`Activations::matmul`] would have threads do.
-    fn task_of(
-        isa: Isa,
-        precision: ActivationPrecision,
-        weights: &Weights,
-        shape: (usize, usize),
-        threads: usize,
-    ) -> (usize, usize) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(t) = permuted(isa, precision, weights) {
-            return match (precision, weights) {
-                (ActivationPrecision::F32 | ActivationPrecision::Bf16, Weights::Binary(w)) => {
-                    task(PermuteF32Kernel(t, PlainRows), w, shape, threads)
-                }
-                _ => each_sign_kind!(weights, w => {
-                    task(PermuteKernel::new(t, Int16Rows), w, shape, threads)
-                }),
-            };
-        }
-        #[cfg(target_arch = "x86_64")]
-        if let Some((t, choice)) = Matrix::of(isa, precision, weights) {
-            return with_matrix!(t, choice, weights, |kernel, w| task(kernel, w, shape, threads));
-        }
-        if let Some((vectors, numbers)) = tables(isa, precision, weights) {
-            fn rows<N: TableNumber, T: TableTile<N>>(_: T) -> usize {
-                T::ROWS
-            }
-            let rows = with_tables!(vectors, numbers, weights, |tile, Number, _w| rows::<Number, _>(tile));
-            return table::task(rows, shape.0, shape.1, threads);
-        }
-        with_kernel!(isa, precision, weights, |kernel, w| task(kernel, w, shape, threads))
     }
 }

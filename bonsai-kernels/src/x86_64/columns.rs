@@ -56,7 +56,7 @@ impl<'a> ColumnBytes<'a> {
 #[inline(always)]
 fn places(len: usize) -> ([usize; 4], [usize; 8]) {
     let (mut len, mut eight, mut sixteen, mut more) = (len, 8 * len, 16 * len, 24 * len);
-    // SAFETY: nothing happens.
+    // SAFETY: no instruction at all, which leaves all numbers as they are.
     unsafe {
         asm!(
             "/* {} {} {} {} */",
